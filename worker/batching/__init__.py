@@ -1,0 +1,1 @@
+"""Requests -> batches in a lane's host memory, and outputs -> one answer per request."""

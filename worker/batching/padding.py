@@ -1,0 +1,93 @@
+"""How a request of one shape goes into a batch: which rows it can share a batch with, filled up how far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from worker.errors import ConfigError, RecordError
+from worker.sections import PadSettings
+from worker.tensors import ModelSpec, RequestShape, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One input that is shorter than its bucket."""
+
+    place: int  # which model input
+    axis: int  # axis of the whole tensor
+    value: float  # what the filling holds
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One output that is longer than the request asked for, because an input was filled up."""
+
+    place: int  # which model output
+    axis: int  # axis of the whole tensor
+    length: int  # what the request gets
+    filled: int  # what the model gives; another length is left alone
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Everything batching needs to know of a request's shape."""
+
+    group: tuple[Shape, ...]  # row shapes after filling, per model input; equal ones share a batch
+    fills: tuple[Fill, ...]
+    cuts: tuple[Cut, ...]
+
+
+class Padding:
+    """Rounds declared axes up to their buckets."""
+
+    def __init__(self, model: ModelSpec, pad: Mapping[str, PadSettings]) -> None:
+        """Raises:
+        ConfigError: `pad` names an input or an axis that the model does not have, or one of fixed length.
+        """
+        self._model = model
+        self._pads: list[tuple[int, PadSettings]] = []
+        places = {spec.name: place for place, spec in enumerate(model.inputs)}
+        for name, settings in pad.items():
+            if name not in places:
+                raise ConfigError(f"batching.pad names input {name}; the model has {', '.join(places)}")
+            spec = model.inputs[places[name]]
+            if settings.axis >= len(spec.shape):
+                raise ConfigError(f"batching.pad.{name}.axis is {settings.axis}; the input has {len(spec.shape)} axes")
+            if spec.shape[settings.axis] >= 0:
+                raise ConfigError(
+                    f"batching.pad.{name}.axis is {settings.axis}, fixed by the model at {spec.shape[settings.axis]}; "
+                    "only an axis of free length can be padded"
+                )
+            self._pads.append((places[name], settings))
+
+    def place(self, shape: RequestShape) -> Placement:
+        """How requests of this shape go into a batch.
+
+        Raises:
+            RecordError: an axis is longer than its largest bucket.
+        """
+        group = [list(row_shape) for row_shape in shape.row_shapes]
+        fills: list[Fill] = []
+        filled_axes: dict[str, tuple[int, int]] = {}
+        for place, settings in self._pads:
+            spec = self._model.inputs[place]
+            length = group[place][settings.axis - 1]
+            bucket = next((bucket for bucket in settings.buckets if bucket >= length), None)
+            if bucket is None:
+                raise RecordError(
+                    "wrong_shape",
+                    f"axis {settings.axis} of input {spec.name!r} is {length} long, the limit {settings.buckets[-1]}",
+                )
+            if bucket > length:
+                group[place][settings.axis - 1] = bucket
+                fills.append(Fill(place, settings.axis, float(settings.value)))
+                if spec.axis_names and (axis_name := spec.axis_names[settings.axis]):
+                    filled_axes[axis_name] = (length, bucket)
+        cuts = [
+            Cut(place, axis, *filled_axes[axis_name])
+            for place, spec in enumerate(self._model.outputs)
+            for axis, axis_name in enumerate(spec.axis_names)
+            if axis > 0 and axis_name in filled_axes
+        ]
+        return Placement(tuple(tuple(row_shape) for row_shape in group), tuple(fills), tuple(cuts))

@@ -1,0 +1,1 @@
+"""Wire format version 1: record value -> Request, outputs -> record value."""

@@ -1,0 +1,1 @@
+"""The commands of `trt-worker`, one file each; cli.py joins them."""

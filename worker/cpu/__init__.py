@@ -1,0 +1,1 @@
+"""ONNX Runtime behind the same Protocol as TensorRT: for laptops, tests and the demo."""

@@ -1,0 +1,107 @@
+"""Is the worker alive, is it ready, what is it doing: one HTTP port, read-only."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from worker.errors import ConfigError
+from worker.sections import HttpSettings
+
+Answer = tuple[int, str, bytes]  # (status, content type, body)
+
+
+class Heartbeat:
+    """When the loop last turned; written by the loop, read by the HTTP threads."""
+
+    def __init__(self) -> None:
+        self._last_s = time.monotonic()
+
+    def beat(self) -> None:
+        self._last_s = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the loop last turned."""
+        return time.monotonic() - self._last_s
+
+
+class Health:
+    """What the endpoints answer."""
+
+    def __init__(self, settings: HttpSettings, heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
+        self._stalled_after_s = settings.stalled_after_s
+        self.checks: dict[str, Callable[[], bool]] = {}  # name -> whether it holds; all of them make the worker ready
+        self.status: Callable[[], Mapping[str, Any]] = dict
+        self.metrics: Callable[[], bytes] = bytes
+
+    def answer(self, path: str) -> Answer:
+        """The answer to a GET of this path."""
+        match path.partition("?")[0]:
+            case "/metrics":
+                return 200, CONTENT_TYPE_LATEST, self.metrics()
+            case "/healthz":
+                age_s = self._heartbeat.age_s
+                return _verdict({f"the loop turned {age_s:.1f} s ago": age_s < self._stalled_after_s})
+            case "/readyz":
+                return _verdict({name: check() for name, check in self.checks.items()})
+            case "/status":
+                return 200, "application/json", json.dumps(self.status(), indent=1).encode()
+            case _:
+                return 404, "text/plain; charset=utf-8", b"/metrics /healthz /readyz /status\n"
+
+
+def _verdict(checks: Mapping[str, bool]) -> Answer:
+    lines = "".join(f"{'ok' if holds else 'FAILED'}: {name}\n" for name, holds in checks.items())
+    return 200 if all(checks.values()) else 503, "text/plain; charset=utf-8", lines.encode()
+
+
+class HealthServer:
+    """Serves a Health on its own threads, from construction to close()."""
+
+    def __init__(self, settings: HttpSettings, health: Health) -> None:
+        """Raises:
+        ConfigError: the address cannot be listened on.
+        """
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 10  # seconds; a silent client must not keep a thread
+
+            def do_GET(self) -> None:  # the name that http.server calls
+                status, content_type, body = health.answer(self.path)
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Cache-Control", "no-store")
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(body)
+
+            do_HEAD = do_GET  # noqa: N815  # the name that http.server calls
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Probes come every few seconds; the log is for other things."""
+
+        try:
+            self._server = ThreadingHTTPServer((settings.host, settings.port), Handler)
+        except OSError as error:
+            raise ConfigError(
+                f"http.port is {settings.port}: cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+                "choose another port, or 0 for any free one"
+            ) from error
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

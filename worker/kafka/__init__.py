@@ -1,0 +1,1 @@
+"""Records in, results and dead letters out, and the account of what is done."""

@@ -1,0 +1,145 @@
+"""One Kafka cluster as this process knows it: client settings, troubles, and what the clients report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+
+from worker.errors import ConfigError, KafkaRefused
+from worker.sections import KafkaSettings
+
+log = logging.getLogger(__name__)
+client_log = logging.getLogger("worker.kafka.librdkafka")
+
+ClientT = TypeVar("ClientT", Consumer, Producer)
+
+STATISTICS_INTERVAL_MS = 2000
+REFUSALS = frozenset(
+    (
+        KafkaError._AUTHENTICATION,
+        KafkaError._SSL,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    )
+)
+
+
+class Connection:
+    """Shared by the consumer and the producer of one process; their callbacks run in the thread that polls them."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._last_error = ""
+        self._refusal: str | None = None
+        self._was_reached = False
+        self._brokers_up: dict[str, bool] = {}  # per client: whether any broker was connected at the last report
+        self.statistics: dict[str, Mapping[str, Any]] = {}  # the last report of each client, as librdkafka writes it
+        self.on_statistics: Callable[[str, Mapping[str, Any]], None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether brokers were connected when the clients last reported."""
+        return self._was_reached and all(self._brokers_up.values())
+
+    def open_client(
+        self, kind: type[ClientT], name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]
+    ) -> ClientT:
+        """A consumer or producer of this cluster.
+
+        Args:
+            kind: Consumer or Producer.
+            name: what log lines and statistics call it.
+            defaults: the worker's own choice, which the user's settings override.
+            own: the user's settings for this kind of client; kafka.client applies to all.
+
+        Raises:
+            ConfigError: librdkafka does not know a key or refuses a value.
+        """
+        config = {
+            "client.id": f"trt-worker-{name}",
+            "statistics.interval.ms": STATISTICS_INTERVAL_MS,
+            **defaults,
+            **self._settings.client,
+            **own,
+            "bootstrap.servers": self._settings.bootstrap_servers,
+            "error_cb": self._on_error,
+            "stats_cb": lambda text: self._on_statistics(name, text),
+        }
+        try:
+            return kind(config, logger=client_log)
+        except KafkaException as error:
+            reason = error.args[0].str()
+            raise ConfigError(
+                f"librdkafka refuses the {name}'s settings: {reason}; see kafka.client, kafka.consumer, kafka.producer"
+            ) from error
+
+    def check(self, client: Producer, topics: Iterable[str]) -> dict[str, int]:
+        """Wait for the first answer of the cluster and see that the topics are there.
+
+        Returns:
+            topic -> number of partitions.
+
+        Raises:
+            KafkaRefused: no broker answered in kafka.startup_timeout_s, the login was refused, or a topic is missing.
+        """
+        give_up_s = time.monotonic() + self._settings.startup_timeout_s
+        while True:
+            client.poll(0)  # runs the error callback, which sees a refused login
+            self.raise_refusal()
+            try:
+                known = client.list_topics(timeout=1.0).topics
+                break
+            except KafkaException as error:
+                if time.monotonic() < give_up_s:
+                    continue
+                client.poll(0)
+                self.raise_refusal()
+                reason = self._last_error or error.args[0].str()
+                raise KafkaRefused(
+                    f"kafka.bootstrap_servers is {self._settings.bootstrap_servers}: no broker answered in "
+                    f"{self._settings.startup_timeout_s:g} s ({reason}); check the address and that the broker is up"
+                ) from error
+        self._was_reached = True
+        wanted = [topic for topic in topics if not topic.startswith("^")]
+        if missing := [topic for topic in wanted if topic not in known]:
+            raise KafkaRefused(
+                f"topic {', '.join(missing)} does not exist on {self._settings.bootstrap_servers}, or this user may "
+                "not see it; create it (or grant Describe on it)"
+            )
+        return {topic: len(known[topic].partitions) for topic in wanted}
+
+    def raise_refusal(self) -> None:
+        """Raises:
+        KafkaRefused: a client reported that the cluster will not have us.
+        """
+        if self._refusal is not None:
+            raise KafkaRefused(f"{self._settings.bootstrap_servers} refused: {self._refusal}")
+
+    def refuse(self, error: KafkaError) -> bool:
+        """Note an error that no retry will mend; False where it is of another kind."""
+        if error.code() in REFUSALS or error.fatal():
+            self._refusal = error.str()
+            return True
+        return False
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._last_error = error.str()
+        if not self.refuse(error):
+            log.warning("kafka client: %s", error.str())
+
+    def _on_statistics(self, name: str, text: str) -> None:
+        report = msgspec.json.decode(text)
+        self.statistics[name] = report
+        nodes = [broker for broker in report.get("brokers", {}).values() if broker.get("nodeid", -1) >= 0]
+        self._brokers_up[name] = any(broker.get("state") == "UP" for broker in nodes)
+        if self.on_statistics is not None:
+            self.on_statistics(name, report)

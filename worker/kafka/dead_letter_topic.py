@@ -1,0 +1,181 @@
+"""Reading the dead-letter topic, and sending its records back to where they came from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple, Self
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
+
+from worker.errors import ConfigError, KafkaRefused
+from worker.kafka import dead_letter
+from worker.kafka.connection import Connection
+from worker.records import Headers
+from worker.sections import KafkaSettings
+
+READ_TIMEOUT_S = 30.0  # without a single record or an end in sight
+
+
+class DeadLetter(NamedTuple):
+    """A record of the dead-letter topic."""
+
+    topic: str  # where it came from
+    source: str  # topic/partition/offset it came from
+    code: str
+    message: str
+    written_ms: int  # Unix ms
+    key: bytes | None
+    value: bytes | None
+    headers: Headers  # the original record's own
+    omitted_bytes: int  # bytes of the value, where the topic would not take it
+
+
+class DeadLetterTopic:
+    """Opens the topic that the settings name; a context manager."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        """Raises:
+        ConfigError: the settings name no dead-letter topic.
+        KafkaRefused: the cluster or the topic is not there.
+        """
+        if settings.dead_letter_topic is None:
+            raise ConfigError("kafka.dead_letter_topic is missing; there are no dead letters to look at")
+        self._topic = settings.dead_letter_topic
+        self._connection = Connection(settings)
+        self._producer = self._connection.open_client(Producer, "dlq", {"enable.idempotence": True}, settings.producer)
+        self._partitions = self._connection.check(self._producer, [self._topic])[self._topic]
+        group = {
+            "group.id": f"{settings.group_id}-dlq-replay",  # remembers what was sent back
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": False,
+            "isolation.level": "read_committed",
+        }
+        own = {key: value for key, value in settings.consumer.items() if key != "group.protocol"}
+        self._consumer = self._connection.open_client(Consumer, "dlq", {}, {**own, **group})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def read(self, *, from_start: bool = True) -> Iterator[DeadLetter]:
+        """The dead letters that are there now.
+
+        Args:
+            from_start: all of them; else those that were not sent back yet.
+
+        Raises:
+            KafkaRefused: the topic cannot be read.
+        """
+        for message in self._messages(from_start=from_start):
+            yield _parse(message)
+
+    def replay(self, *, code: str | None, limit: int | None, from_start: bool, to_topic: str | None) -> tuple[int, int]:
+        """Send dead letters back, as they were before they died, and remember how far that went.
+
+        Args:
+            code: only those with this error code.
+            limit: at most so many.
+            from_start: also those that were sent back before.
+            to_topic: instead of the topic each came from.
+
+        Returns:
+            (sent, skipped): skipped are those whose value is lost or whose code is another.
+
+        Raises:
+            KafkaRefused: a record was not acknowledged; what was acknowledged is remembered.
+        """
+        failures: list[str] = []
+        sent = skipped = 0
+        seen: dict[int, int] = {}
+        for message in self._messages(from_start=from_start):
+            letter = _parse(message)
+            if letter.omitted_bytes or (code is not None and letter.code != code):
+                skipped += 1
+            else:
+                if limit is not None and sent >= limit:
+                    break
+                self._send_back(letter, to_topic or letter.topic, failures)
+                sent += 1
+            seen[message.partition() or 0] = (message.offset() or 0) + 1
+        if self._producer.flush(60.0) or failures:
+            raise KafkaRefused(
+                f"not every dead letter was sent back ({failures[:1] or 'no acknowledgement in 60 s'}); try again"
+            )
+        if seen and code is None:  # with a filter, the others still wait to be sent back
+            offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in seen.items()]
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        return sent, skipped
+
+    def _send_back(self, letter: DeadLetter, topic: str, failures: list[str]) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    topic,
+                    letter.value,
+                    letter.key,
+                    headers=letter.headers,
+                    on_delivery=lambda error, _message: failures.append(error.str()) if error else None,
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise KafkaRefused(f"{letter.source} cannot be sent back: {error.args[0].str()}") from error
+            else:
+                return
+
+    def _messages(self, *, from_start: bool) -> Iterator[Message]:
+        """Records up to the end as it is now."""
+        places = [TopicPartition(self._topic, partition) for partition in range(self._partitions)]
+        try:
+            committed = [] if from_start else self._consumer.committed(places, timeout=10.0)
+            starts = {place.partition: place.offset for place in committed if place.offset >= 0}
+            ends = {}
+            for place in places:
+                low, high = self._consumer.get_watermark_offsets(place, timeout=10.0)
+                if high > max(low, starts.get(place.partition, low)):
+                    ends[place.partition] = high
+            self._consumer.assign(
+                [TopicPartition(self._topic, partition, starts.get(partition, OFFSET_BEGINNING)) for partition in ends]
+            )
+        except KafkaException as error:
+            raise KafkaRefused(f"topic {self._topic} cannot be read: {error.args[0].str()}") from error
+        give_up_s = time.monotonic() + READ_TIMEOUT_S
+        while ends:
+            message = self._consumer.poll(0.1)
+            self._connection.raise_refusal()
+            if message is None:
+                for position in self._consumer.position([TopicPartition(self._topic, partition) for partition in ends]):
+                    if position.offset >= ends[position.partition]:  # only control records were left
+                        del ends[position.partition]
+                if time.monotonic() > give_up_s:
+                    raise KafkaRefused(f"topic {self._topic} gave nothing for {READ_TIMEOUT_S:g} s; is the broker up?")
+                continue
+            give_up_s = time.monotonic() + READ_TIMEOUT_S
+            if (trouble := message.error()) is not None:
+                raise KafkaRefused(f"topic {self._topic} cannot be read: {trouble.str()}")
+            partition, offset = message.partition() or 0, message.offset() or 0
+            if partition not in ends:
+                continue
+            if offset >= ends[partition] - 1:
+                del ends[partition]
+            yield message
+
+
+def _parse(message: Message) -> DeadLetter:
+    headers: Headers = list(message.headers() or [])  # type: ignore[arg-type]  # a consumed message has a list
+    told = {name: value.decode("utf-8", "replace") for name, value in headers if isinstance(value, bytes)}
+    return DeadLetter(
+        topic=told.get(dead_letter.STREAMS_PREFIX + "topic", ""),
+        source=told.get(dead_letter.SOURCE_HEADER, ""),
+        code=told.get(dead_letter.CODE_HEADER, ""),
+        message=told.get(dead_letter.MESSAGE_HEADER, ""),
+        written_ms=message.timestamp()[1],
+        key=message.key(),
+        value=message.value(),
+        headers=[header for header in headers if not dead_letter.is_ours(header[0])],
+        omitted_bytes=int(told.get(dead_letter.OMITTED_HEADER, "0")),
+    )

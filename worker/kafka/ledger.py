@@ -1,0 +1,72 @@
+"""The account of one partition: what was taken in, what may be published next, what may be committed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from worker.records import Headers, Record
+
+Outgoing = tuple[str, bytes | None, Headers]  # (topic, value, headers)
+
+
+class Entry:
+    """A record taken in. Waits for its answer, then for its turn, then for the broker."""
+
+    __slots__ = ("is_done", "is_refused", "ledger", "outgoing", "record", "unacknowledged")
+
+    def __init__(self, ledger: PartitionLedger, record: Record) -> None:
+        self.ledger = ledger
+        self.record = record
+        self.outgoing: list[Outgoing] | None = None  # None until it is answered; emptied as it is published
+        self.unacknowledged = 0
+        self.is_refused = False
+        self.is_done = False
+
+
+class PartitionLedger:
+    """Entries of one partition in offset order.
+
+    Offsets need not be consecutive (compaction, transactions); an offset is committable only once every earlier entry
+    is done.
+    """
+
+    __slots__ = ("_entries", "_unpublished", "is_revoked", "next_offset", "partition", "topic")
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.is_revoked = False  # set when the partition is handed over: its answers are dropped from then on
+        self.next_offset: int | None = None  # where a successor would have to start; None: nothing settled yet
+        self._entries: deque[Entry] = deque()
+        self._unpublished: deque[Entry] = deque()
+
+    def __len__(self) -> int:
+        """Entries that are not settled."""
+        return len(self._entries)
+
+    def admit(self, record: Record) -> Entry:
+        """Take a record into the account; records come in offset order."""
+        entry = Entry(self, record)
+        self._entries.append(entry)
+        self._unpublished.append(entry)
+        return entry
+
+    def publishable(self) -> Iterator[Entry]:
+        """Answered entries whose turn it is, oldest first.
+
+        An entry counts as published when the iterator is asked for the one after it; stop iterating to keep it.
+        """
+        unpublished = self._unpublished
+        while unpublished and unpublished[0].outgoing is not None:
+            yield unpublished[0]
+            unpublished.popleft()
+
+    def settle(self) -> int:
+        """Close the account of the leading entries that are done; the number of them."""
+        entries = self._entries
+        count = 0
+        while entries and entries[0].is_done:
+            self.next_offset = entries.popleft().record.offset() + 1
+            count += 1
+        return count

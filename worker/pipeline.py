@@ -1,0 +1,255 @@
+"""The loop: the order of the steps."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from worker.batching.micro_batcher import MicroBatcher
+from worker.batching.open_batch import OpenBatch
+from worker.batching.split import split
+from worker.codec.decode import RequestDecoder
+from worker.codec.encode import ResultEncoder
+from worker.deadline import Deadline
+from worker.errors import BatchError, ErrorCode, RecordError
+from worker.health import Heartbeat
+from worker.metrics import Metrics
+from worker.protocols import Backend, Delivery, Lane, Place
+from worker.records import Headers, Request, Ticket
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 0.1  # the poll's longest sleep: signals and health are looked at when it returns
+RUNNING_S = 0.0005  # while a batch runs: nobody wakes the poll when it ends
+UNACKNOWLEDGED_S = 0.001  # while the broker owes acknowledgements
+BLOCKED_S = 0.02  # while nothing more fits in
+HOLD_AFTER_S = 1.0  # blocked for longer: pause the partitions, so that polling goes on and the membership survives
+INTAKE_BYTES = 1 << 20  # of one take; more would only wait in memory
+MAX_INTAKE = 256  # records of one take
+MAX_MESSAGE_CHARS = 1000
+
+
+class Pipeline:
+    """Moves records from intake to commit. One thread runs it; stop() may be called from anywhere."""
+
+    def __init__(
+        self,
+        *,
+        delivery: Delivery,
+        backend: Backend,
+        decoder: RequestDecoder,
+        batcher: MicroBatcher[Lane],
+        encoder: ResultEncoder,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+        max_in_flight_batches: int,
+        drain_timeout_s: float,
+    ) -> None:
+        self._delivery = delivery
+        self._backend = backend
+        self._decoder = decoder
+        self._batcher = batcher
+        self._encoder = encoder
+        self._metrics = metrics
+        self._heartbeat = heartbeat
+        self._max_in_flight = max_in_flight_batches * batcher.max_rows
+        self._drain_timeout_s = drain_timeout_s
+        self._placing: deque[Request] = deque()  # decoded, not yet in a batch
+        self._running: dict[Lane, OpenBatch[Lane]] = {}
+        self._blocked_since_s: float | None = None
+        self._record_bytes = 1024.0  # moving average of a record's tensors
+        self._is_stopping = False
+        delivery.on_revoke(self._hand_over)
+
+    def run(self) -> None:
+        """Turn until stop(), then drain: finish what was taken in, commit it.
+
+        Raises:
+            FatalError: the process cannot go on.
+        """
+        while not self._is_stopping:
+            self.step()
+        deadline = Deadline(self._drain_timeout_s)
+        self._drain(None, deadline)
+        if left := self._delivery.in_flight():
+            log.warning("%d records were not answered in time; they are not committed and will be read again", left)
+        self._delivery.commit()
+
+    def stop(self) -> None:
+        """Take no more in; run() drains and returns. Safe in a signal handler."""
+        self._is_stopping = True
+
+    def step(self) -> None:
+        """Advance once; the poll is the only sleep, and never sleeps past the next deadline."""
+        self._heartbeat.beat()
+        self._take_in()  # kafka/consumer -> codec/decode -> batching/micro_batcher
+        self._launch()  # lane: host memory -> device -> execute -> host memory
+        blocked_s = 0.0 if self._has_room() else BLOCKED_S  # then this waits for a lane, or for the broker
+        self._finish(blocked_s)  # batching/split -> codec/encode
+        self._settle(0.0 if self._running else blocked_s)  # kafka/producer -> kafka/ledger -> commit
+
+    def _take_in(self) -> None:
+        self._place()
+        while self._has_room():
+            wanted = max(1, min(MAX_INTAKE, int(INTAKE_BYTES / self._record_bytes)))
+            tickets = self._delivery.take(wanted, self._sleep_s())
+            self._decode(tickets)
+            self._place()
+            if len(tickets) < wanted:
+                break
+        self._mind_the_membership()
+
+    def _has_room(self) -> bool:
+        return (
+            not self._placing
+            and not self._batcher.has_retries
+            and self._delivery.has_room
+            and self._delivery.in_flight() < self._max_in_flight
+        )
+
+    def _mind_the_membership(self) -> None:
+        """While nothing fits in, nobody polls; past a second of that, pause and poll, or the group would expel us."""
+        if self._has_room():
+            if self._blocked_since_s is not None:
+                self._blocked_since_s = None
+                self._delivery.hold(False)
+            return
+        now_s = time.monotonic()
+        if self._blocked_since_s is None:
+            self._blocked_since_s = now_s
+        elif now_s - self._blocked_since_s > HOLD_AFTER_S:
+            self._delivery.hold(True)
+            self._decode(self._delivery.take(1, 0.0))  # a record that was on its way when we paused
+
+    def _sleep_s(self) -> float:
+        """How long the poll may sleep."""
+        sleep_s = IDLE_S
+        if self._running:
+            sleep_s = RUNNING_S
+        elif self._delivery.unacknowledged:
+            sleep_s = UNACKNOWLEDGED_S
+        due_s = self._batcher.due_s
+        return sleep_s if due_s is None else min(sleep_s, max(0.0, due_s - time.monotonic()))
+
+    def _decode(self, tickets: Sequence[Any]) -> None:
+        if not tickets:
+            return
+        start_s = time.monotonic()
+        decode, placing = self._decoder.decode, self._placing
+        size = 0
+        for ticket in tickets:
+            try:
+                request = decode(ticket, start_s)
+            except RecordError as error:
+                self._refuse(ticket, error.request_id, error.code, str(error))
+                size += len(ticket.record.value() or b"")
+            else:
+                placing.append(request)
+                size += request.shape.total_bytes
+        self._record_bytes = 0.8 * self._record_bytes + 0.2 * size / len(tickets) + 1
+        self._metrics.stage_seconds.of["decode"].observe(time.monotonic() - start_s)
+
+    def _place(self) -> None:
+        placing = self._placing
+        if not placing:
+            return
+        start_s = time.monotonic()
+        add = self._batcher.add
+        while placing:
+            request = placing[0]
+            try:
+                if request.expires_at_ms is not None and request.expires_at_ms <= time.time() * 1000:
+                    raise RecordError(
+                        "expired", f"the request expired at {request.expires_at_ms:.0f} ms and was not run"
+                    )
+                if not add(request):
+                    break
+            except RecordError as error:
+                self._refuse(request.ticket, request.id, error.code, str(error))
+            placing.popleft()
+        self._metrics.stage_seconds.of["gather"].observe(time.monotonic() - start_s)
+
+    def _launch(self, *, everything: bool = False) -> None:
+        now_s = time.monotonic()
+        for batch in self._batcher.take_due(now_s, everything=everything):
+            batch.lane.launch(batch.rows)
+            self._running[batch.lane] = batch
+            self._count(batch, now_s)
+
+    def _finish(self, timeout_s: float) -> None:
+        for lane in self._backend.finished(timeout_s if self._running else 0.0):
+            batch = self._running.pop(lane)
+            try:
+                outputs = lane.outputs()
+                parts = split(outputs, [request.shape.rows for request in batch.requests], batch.cuts)
+            except (BatchError, ValueError) as error:
+                lane.release()
+                self._bisect(batch.requests, error)
+                continue
+            start_s = time.monotonic()
+            result, answer = self._encoder.result, self._delivery.answer
+            for request, of_request in zip(batch.requests, parts, strict=True):
+                answer(request.ticket, *result(request, of_request))
+            for stage, seconds in lane.stage_seconds.items():
+                self._metrics.stage_seconds.of[stage].observe(seconds)
+            lane.release()
+            self._metrics.stage_seconds.of["encode"].observe(time.monotonic() - start_s)
+
+    def _settle(self, timeout_s: float) -> None:
+        start_s = time.monotonic()
+        self._delivery.settle(timeout_s)
+        self._metrics.stage_seconds.of["publish"].observe(time.monotonic() - start_s)
+
+    def _bisect(self, requests: Sequence[Request], error: Exception) -> None:
+        """Run a failed batch again in halves, until only the guilty request is refused."""
+        if len(requests) == 1:
+            self._refuse(requests[0].ticket, requests[0].id, "inference_failed", str(error))
+            return
+        log.warning("a batch of %d requests failed and runs again in halves: %s", len(requests), error)
+        self._metrics.retries.labels("batch_failed").inc()
+        middle = len(requests) // 2
+        self._batcher.retry(requests[:middle])
+        self._batcher.retry(requests[middle:])
+
+    def _refuse(self, ticket: Ticket, request_id: str | None, code: ErrorCode, message: str) -> None:
+        message = message[:MAX_MESSAGE_CHARS]
+        value, headers = self._encoder.error(ticket.record, request_id, code, message)
+        self._delivery.refuse(ticket, value, headers, code, message)
+
+    def explain(self, ticket: Ticket, code: ErrorCode, message: str) -> tuple[bytes, Headers, ErrorCode, str]:
+        """An error answer for a record whose result could not be published; the arguments of Delivery.refuse()."""
+        try:
+            request_id: str | None = self._decoder.decode(ticket, 0.0).id
+        except RecordError as error:  # it has expired since
+            request_id = error.request_id
+        return *self._encoder.error(ticket.record, request_id, code, message), code, message
+
+    def _hand_over(self, places: frozenset[Place], deadline: Deadline) -> None:
+        """Bring the records of these partitions to an end; runs inside take()."""
+        self._drain(places, deadline)
+
+        def is_lost(request: Request) -> bool:
+            return (request.ticket.record.topic(), request.ticket.record.partition()) in places
+
+        self._placing = deque(request for request in self._placing if not is_lost(request))
+        self._batcher.abandon(is_lost)
+
+    def _drain(self, places: frozenset[Place] | None, deadline: Deadline) -> None:
+        while self._delivery.in_flight(places) and not deadline.is_over:
+            self._heartbeat.beat()
+            self._place()
+            self._launch(everything=True)
+            self._finish(RUNNING_S)
+            self._settle(0.0 if self._running else UNACKNOWLEDGED_S)
+
+    def _count(self, batch: OpenBatch[Lane], now_s: float) -> None:
+        metrics, rows = self._metrics, batch.rows
+        metrics.stage_seconds.of["wait"].observe(now_s - batch.opened_s)
+        metrics.batch_rows.observe(rows)
+        metrics.batch_fill_ratio.observe(rows / batch.max_rows)
+        metrics.batches.labels(str(1 << (rows - 1).bit_length())).inc()
+        if padded := batch.lane.padded_rows:
+            metrics.padded_rows.inc(padded)
