@@ -103,7 +103,7 @@ def topics(kafka: KafkaCluster) -> Iterator[MakeTopic]:
         return name
 
     yield make
-    if kafka.servers[0].pid is not None:
+    if kafka.nodes[0].pid is not None:
         for name in made:
             with contextlib.suppress(Exception):  # tidying up must not fail a test that passed
                 kafka.delete_topic(name)

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from worker import __version__
-from worker.commands import config, demo, dlq, send
+from worker.commands import config, dlq, send
 from worker.commands.run import run
 from worker.errors import FatalError
 
@@ -18,7 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command()(demo.demo)
 app.command()(run)
 app.add_typer(config.app, name="config")
 app.command()(send.send)

@@ -94,7 +94,7 @@ class Observer:
             kind, created_ms = entry.record.timestamp()
             if kind:
                 observe(max(0.0, now_ms - created_ms) / 1000)
-            refused += entry.is_refused
+            refused += entry.refusal is not None
         self._settled += len(entries)
         self._metrics.results_published.inc(len(entries) - refused)
 

@@ -181,22 +181,23 @@ class Pipeline:
 
     def _finish(self, timeout_s: float) -> None:
         for lane in self._backend.finished(timeout_s if self._running else 0.0):
-            batch = self._running.pop(lane)
-            try:
-                outputs = lane.outputs()
-                parts = split(outputs, [request.shape.rows for request in batch.requests], batch.cuts)
-            except (BatchError, ValueError) as error:
-                lane.release()
-                self._bisect(batch.requests, error)
-                continue
-            start_s = time.monotonic()
-            result, answer = self._encoder.result, self._delivery.answer
-            for request, of_request in zip(batch.requests, parts, strict=True):
-                answer(request.ticket, *result(request, of_request))
-            for stage, seconds in lane.stage_seconds.items():
-                self._metrics.stage_seconds.of[stage].observe(seconds)
+            self._answer(lane, self._running.pop(lane))
+
+    def _answer(self, lane: Lane, batch: OpenBatch[Lane]) -> None:
+        start_s = time.monotonic()
+        try:
+            parts = split(lane.outputs(), [request.shape.rows for request in batch.requests], batch.cuts)
+        except (BatchError, ValueError) as error:
             lane.release()
-            self._metrics.stage_seconds.of["encode"].observe(time.monotonic() - start_s)
+            self._bisect(batch.requests, error)
+            return
+        result, answer = self._encoder.result, self._delivery.answer
+        for request, of_request in zip(batch.requests, parts, strict=True):
+            answer(request.ticket, *result(request, of_request))
+        for stage, seconds in lane.stage_seconds.items():
+            self._metrics.stage_seconds.of[stage].observe(seconds)
+        lane.release()
+        self._metrics.stage_seconds.of["encode"].observe(time.monotonic() - start_s)
 
     def _settle(self, timeout_s: float) -> None:
         start_s = time.monotonic()

@@ -50,7 +50,7 @@ class AtLeastOnce:
         self._finish: Finish = lambda _places, _deadline: None
         self._touched: set[PartitionLedger] = set()  # ledgers with answers that may be publishable
         self._acknowledged: list[Entry] = []
-        self._failed: list[tuple[Entry, Outgoing, KafkaError]] = []
+        self._failed: list[tuple[Entry, str, int, KafkaError]] = []  # entry, topic, bytes, why
         self._is_full = False
         self._next_commit_s = 0.0
         self._late: list[Entry] = []  # published out of turn: a replacement that did not fit the producer's memory
@@ -89,7 +89,7 @@ class AtLeastOnce:
         self._touched.add(ticket.ledger)
 
     def refuse(self, ticket: Entry, value: bytes, headers: Headers, code: ErrorCode, message: str) -> None:
-        ticket.is_refused = True
+        ticket.refusal = (code, message)
         ticket.outgoing = []
         if self._errors_to_output:
             ticket.outgoing.append((self._kafka.output_topic, value, headers))
@@ -184,11 +184,11 @@ class AtLeastOnce:
                     headers,
                     source_partition=entry.ledger.partition,
                     timestamp_ms=timestamp_ms,
-                    on_delivery=partial(self._delivered, entry, outgoing[0]),
+                    on_delivery=partial(self._delivered, entry, topic),
                 )
             except TooLarge:
                 entry.unacknowledged -= 1
-                outgoing[:1] = self._smaller(entry, outgoing[0])
+                outgoing[:1] = self._smaller(entry, topic, len(value or b""))
                 continue
             if not is_sent:
                 entry.unacknowledged -= 1
@@ -198,9 +198,9 @@ class AtLeastOnce:
             self._close(entry)
         return True
 
-    def _delivered(self, entry: Entry, sent: Outgoing, error: KafkaError | None, _message: Message) -> None:
+    def _delivered(self, entry: Entry, topic: str, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self._failed.append((entry, sent, error))
+            self._failed.append((entry, topic, len(message.value() or b""), error))
             return
         entry.unacknowledged -= 1
         if entry.unacknowledged == 0 and not entry.outgoing:
@@ -217,37 +217,28 @@ class AtLeastOnce:
             KafkaRefused: it was refused for another reason, after the client's own retries.
         """
         failed, self._failed = self._failed, []
-        for entry, sent, error in failed:
+        for entry, topic, size, error in failed:
             if entry.ledger.is_revoked:
                 continue
             if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
                 raise KafkaRefused(
-                    f"topic {sent[0]} did not take the answer to {source_of(entry.record)}: {error.str()}; "
+                    f"topic {topic} did not take the answer to {source_of(entry.record)}: {error.str()}; "
                     "nothing was committed for it"
                 )
             entry.unacknowledged -= 1
-            entry.outgoing = [*self._smaller(entry, sent), *(entry.outgoing or ())]
+            entry.outgoing = [*self._smaller(entry, topic, size), *(entry.outgoing or ())]
             if not self._send(entry):
                 self._late.append(entry)
 
-    def _smaller(self, entry: Entry, sent: Outgoing) -> list[Outgoing]:
-        """What to publish in place of a message that is too large for its topic."""
-        topic, value, headers = sent
-        size = len(value or b"")
-        if topic == self._dead_letter_topic:
-            if value is None:
-                log.error(
-                    "the dead letter of %s was given up: its key and headers alone are too large",
-                    source_of(entry.record),
-                )
-                return []
+    def _smaller(self, entry: Entry, topic: str, size: int) -> list[Outgoing]:
+        """What to publish in place of a message of `size` bytes, which is too large for its topic."""
+        source = source_of(entry.record)
+        if entry.refusal is None:
+            why = f"the result has {size} bytes, more than topic {topic} takes"
+            self.refuse(entry, *self.explain(entry, "too_large", why))
+            return entry.outgoing or []
+        if topic == self._dead_letter_topic and size > 0:
+            headers = dead_letter.headers_of(entry.record, *entry.refusal)
             return [(topic, None, [*headers, (dead_letter.OMITTED_HEADER, str(size))])]
-        if entry.is_refused:
-            log.error(
-                "the error answer to %s was given up: its key and headers alone are too large", source_of(entry.record)
-            )
-            return []
-        self.refuse(
-            entry, *self.explain(entry, "too_large", f"the result has {size} bytes, more than topic {topic} takes")
-        )
-        return entry.outgoing or []
+        log.error("the error answer or dead letter of %s was given up: key and headers alone are too large", source)
+        return []

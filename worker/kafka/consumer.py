@@ -21,8 +21,8 @@ DEFAULTS = {
     "partition.assignment.strategy": "cooperative-sticky",
     "fetch.wait.max.ms": 100,
     "fetch.error.backoff.ms": 50,
-    "queued.max.messages.kbytes": 32 * 1024,
-    "fetch.max.bytes": 16 * 1024 * 1024,
+    "queued.max.messages.kbytes": 16 * 1024,
+    "fetch.max.bytes": 8 * 1024 * 1024,
     "max.partition.fetch.bytes": 4 * 1024 * 1024,
     "topic.metadata.refresh.interval.ms": 60_000,
 }

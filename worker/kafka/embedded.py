@@ -23,7 +23,7 @@ class EmbeddedBroker:
     """
 
     def __init__(self, *topics: str, timeout_s: float = 10.0) -> None:
-        """Start, and create these topics.
+        """Start, with these topics.
 
         Raises:
             KafkaRefused: it did not come up within `timeout_s`.
@@ -37,11 +37,17 @@ class EmbeddedBroker:
         )
         try:
             brokers = self._host.list_topics(timeout=timeout_s).brokers
-            for topic in topics:
-                self._host.list_topics(topic, timeout=timeout_s)  # asking for it creates it
         except KafkaException as error:
             raise KafkaRefused(f"the embedded broker did not start: {error.args[0].str()}") from error
         self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers.values())
+        self._timeout_s = timeout_s
+        self.create(*topics)
+
+    def create(self, *topics: str) -> None:
+        """Create topics; those that exist already stay as they are."""
+        for topic in topics:
+            if self._host is not None:
+                self._host.list_topics(topic, timeout=self._timeout_s)  # asking for a topic creates it
 
     def close(self) -> None:
         """Stop; its topics are gone. Idempotent."""

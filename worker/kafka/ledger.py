@@ -13,14 +13,14 @@ Outgoing = tuple[str, bytes | None, Headers]  # (topic, value, headers)
 class Entry:
     """A record taken in. Waits for its answer, then for its turn, then for the broker."""
 
-    __slots__ = ("is_done", "is_refused", "ledger", "outgoing", "record", "unacknowledged")
+    __slots__ = ("is_done", "ledger", "outgoing", "record", "refusal", "unacknowledged")
 
     def __init__(self, ledger: PartitionLedger, record: Record) -> None:
         self.ledger = ledger
         self.record = record
         self.outgoing: list[Outgoing] | None = None  # None until it is answered; emptied as it is published
         self.unacknowledged = 0
-        self.is_refused = False
+        self.refusal: tuple[str, str] | None = None  # (code, message) of what could not be answered
         self.is_done = False
 
 

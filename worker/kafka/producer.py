@@ -14,7 +14,7 @@ DEFAULTS = {
     "enable.idempotence": True,
     "linger.ms": 1,
     "partitioner": "murmur2_random",  # the Java client's: equal keys meet whoever produced them
-    "queue.buffering.max.kbytes": 64 * 1024,
+    "queue.buffering.max.kbytes": 24 * 1024,
     "queue.buffering.max.messages": 500_000,
     "message.max.bytes": 16 * 1024 * 1024,
     "batch.num.messages": 10_000,
