@@ -7,8 +7,10 @@ import sys
 import typer
 
 from worker import __version__
-from worker.commands import config, dlq, send
+from worker.commands import config, dlq
+from worker.commands.demo import demo
 from worker.commands.run import run
+from worker.commands.send import send
 from worker.errors import FatalError
 
 app = typer.Typer(
@@ -18,9 +20,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.command()(demo)
 app.command()(run)
 app.add_typer(config.app, name="config")
-app.command()(send.send)
+app.command()(send)
 app.add_typer(dlq.app, name="dlq")
 
 

@@ -89,7 +89,9 @@ class Pipeline:
         self._launch()  # lane: host memory -> device -> execute -> host memory
         blocked_s = 0.0 if self._has_room() else BLOCKED_S  # then this waits for a lane, or for the broker
         self._finish(blocked_s)  # batching/split -> codec/encode
-        self._settle(0.0 if self._running else blocked_s)  # kafka/producer -> kafka/ledger -> commit
+        self._settle(
+            0.0 if self._running and self._delivery.has_room else blocked_s
+        )  # kafka/producer -> kafka/ledger -> commit
 
     def _take_in(self) -> None:
         self._place()
@@ -180,6 +182,8 @@ class Pipeline:
             self._count(batch, now_s)
 
     def _finish(self, timeout_s: float) -> None:
+        if not self._delivery.has_room:
+            return  # a finished batch stays in its lane until its answers can leave: no second copy in memory
         for lane in self._backend.finished(timeout_s if self._running else 0.0):
             self._answer(lane, self._running.pop(lane))
 
@@ -244,7 +248,7 @@ class Pipeline:
             self._place()
             self._launch(everything=True)
             self._finish(RUNNING_S)
-            self._settle(0.0 if self._running else UNACKNOWLEDGED_S)
+            self._settle(0.0 if self._running and self._delivery.has_room else UNACKNOWLEDGED_S)
 
     def _count(self, batch: OpenBatch[Lane], now_s: float) -> None:
         metrics, rows = self._metrics, batch.rows

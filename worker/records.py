@@ -25,7 +25,8 @@ class Record(Protocol):
 class Ticket(Protocol):
     """A record taken in, and its place in the ledger."""
 
-    record: Record
+    @property
+    def record(self) -> Record: ...
 
 
 def source_of(record: Record) -> str:

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgpack
 import psutil
@@ -147,7 +148,7 @@ def dead_letter_codes(site: Site, until: int) -> Counter[str]:
         messages = consumer.consume(1000, 0.2)
         silence = 0 if messages else silence + 1
         for message in messages:
-            headers = dict(message.headers() or ())
+            headers: dict[str, Any] = dict(message.headers() or ())
             codes[headers["trt-worker-error-code"].decode()] += 1
     consumer.close()
     return codes

@@ -7,6 +7,8 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -58,7 +60,7 @@ class Answers:
         count = 0
         for offsets in self.sources.values():
             first_seen = list(dict.fromkeys(offsets))
-            count += sum(later < earlier for earlier, later in zip(first_seen, first_seen[1:], strict=False))
+            count += sum(later < earlier for earlier, later in pairwise(first_seen))
         return count
 
 
@@ -81,7 +83,7 @@ class Reader:
             messages = self._consumer.consume(1000, 0.2)
             for message in messages:
                 assert message.error() is None, message.error()
-                self._take(answers, message.value(), dict(message.headers() or ()), message.partition())
+                self._take(answers, message)
             now_s = time.monotonic()
             if messages:
                 last_s = now_s
@@ -93,10 +95,10 @@ class Reader:
         self._consumer.close()
 
     @staticmethod
-    def _take(answers: Answers, value: bytes, headers: dict[str, bytes], partition: int) -> None:
-        answer = msgpack.unpackb(value)
+    def _take(answers: Answers, message: Any) -> None:
+        answer = msgpack.unpackb(message.value())
         answers.times[answer["id"]] += 1
-        source = headers["trt-worker-source"].decode().rsplit("/", 2)
+        source = dict(message.headers())["trt-worker-source"].decode().rsplit("/", 2)
         answers.sources[int(source[1])].append(int(source[2]))
         if "error" in answer:
             answers.errors[answer["error"]["code"]] += 1

@@ -1,0 +1,35 @@
+"""What a loop is told: where to read, where to write, when to stop."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+
+@dataclass
+class Job:
+    """The command line of a loop, and whether it should go on."""
+
+    bootstrap_servers: str
+    group_id: str
+    input_topic: str
+    output_topic: str
+    model: Path
+    is_running: bool = field(default=True)
+
+    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self.is_running = False
+
+
+def from_command_line() -> Job:
+    """Read the arguments and let SIGTERM end the loop."""
+    parser = argparse.ArgumentParser()
+    for name in ("bootstrap-servers", "group-id", "input-topic", "output-topic"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    job = Job(**vars(parser.parse_args()))
+    signal.signal(signal.SIGTERM, job.stop)
+    return job
