@@ -36,6 +36,13 @@ class Observations:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
+    def observe_all(self, values: Iterable[float]) -> None:
+        counts, bounds, total = self.counts, self._bounds, 0.0
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            total += value
+        self.total += total
+
     def quantile(self, q: float) -> float:
         """Upper bound of the bucket that holds the q-quantile; 0 while empty."""
         wanted = q * sum(self.counts)

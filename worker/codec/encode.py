@@ -22,7 +22,8 @@ class ResultEncoder:
     """Encodes results and error answers of one model."""
 
     def __init__(self, model: ModelSpec) -> None:
-        self._model = model
+        self._name, self._version = model.name, model.version
+        self._engine: tuple[str, bytes] = (ENGINE_HEADER, model.tag.encode())
         self._outputs = [(spec.name, spec.datatype) for spec in model.outputs]
         self._encode = msgspec.msgpack.Encoder().encode
 
@@ -37,19 +38,19 @@ class ResultEncoder:
             WireOutput(name, datatype, shape, data)
             for (name, datatype), (shape, data) in zip(self._outputs, parts, strict=True)
         ]
-        value = self._encode(WireResult(self._model.name, self._model.version, request.id, outputs))
+        value = self._encode(WireResult(self._name, self._version, request.id, outputs))
         return value, self._headers(request.ticket.record)
 
     def error(self, record: Record, request_id: str | None, code: str, message: str) -> tuple[bytes, Headers]:
         """An error answer; without an id of its own it carries the record's source."""
         identity = request_id if request_id is not None else source_of(record)
         detail = WireErrorDetail(code, message[:MAX_MESSAGE_CHARS])
-        value = self._encode(WireError(self._model.name, self._model.version, identity, detail))
+        value = self._encode(WireError(self._name, self._version, identity, detail))
         return value, self._headers(record)
 
     def _headers(self, record: Record) -> Headers:
         """The record's own headers, and where it came from and what answered it."""
-        added: Headers = [(SOURCE_HEADER, source_of(record)), (ENGINE_HEADER, self._model.tag)]
+        added: Headers = [(SOURCE_HEADER, source_of(record)), self._engine]
         carried = record.headers()
         if not carried:
             return added

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from types import FrameType
@@ -27,5 +28,8 @@ def run(config_file: ConfigFile = None) -> None:
 
         for each in stop_signals:
             signal.signal(each, stop)
+        gc.collect()
+        gc.freeze()  # what start-up made stays; and the loop makes no cycles, so looking for them seldom is enough
+        gc.set_threshold(50_000, 20, 50)
         service.run()
     log.info("done")

@@ -1,4 +1,4 @@
-"""Lanes on threads: ONNX Runtime releases the interpreter lock while it runs."""
+"""Lanes on threads: ONNX Runtime releases the interpreter lock while it runs. Short runs stay on the caller's."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from worker.errors import BatchError
 from worker.tensors import ModelSpec, Shape
 
 ALIGNMENT = 64  # bytes; every input starts on a cache line of its own
+INLINE_S = (
+    0.0005  # a run that is shorter than this costs less than waking a thread and contending for the interpreter lock
+)
+Size = tuple[int, tuple[Shape, ...]]  # runs of one size take about as long: (bits of the row count, row shapes)
 
 
 class CpuLane:
@@ -27,10 +31,13 @@ class CpuLane:
         self._memory = memory
         self._max_rows = max_rows
         self._inputs: list[NDArray[Any]] = []
+        self._form: tuple[Shape, ...] = ()
+        self.size: Size = (0, ())
         self._rows = 0
         self._outcome: list[NDArray[Any]] | BatchError = []
         self.padded_rows = 0
         self.ended_s = 0.0
+        self.seconds = 0.0
         self.stage_seconds: Mapping[str, float] = {}
 
     def open(self, row_shapes: Sequence[Shape]) -> tuple[int, list[memoryview]]:
@@ -42,6 +49,7 @@ class CpuLane:
             raise BatchError(
                 f"rows of {sum(sizes)} bytes do not fit a lane of {len(self._memory)} bytes (batching.max_bytes)"
             )
+        self._form = tuple(row_shapes)
         views, self._inputs, start = [], [], 0
         for spec, row_shape, size in zip(specs, row_shapes, sizes, strict=True):
             region = self._memory[start : start + rows * size]
@@ -57,7 +65,8 @@ class CpuLane:
         if self.padded_rows:
             for array in self._inputs:
                 array[rows:runs] = 0
-        self._backend.enqueue(self, runs)
+        self.size = (runs.bit_length(), self._form)
+        self._backend.start(self, runs)
 
     def run(self, session: OnnxSession, rows: int) -> None:
         """Run the batch; called by a thread of the backend."""
@@ -68,7 +77,8 @@ class CpuLane:
             outcome = error
         self._outcome = outcome
         self.ended_s = time.monotonic()
-        self.stage_seconds = {"compute": self.ended_s - start_s}
+        self.seconds = self.ended_s - start_s
+        self.stage_seconds = {"compute": self.seconds}
 
     def outputs(self) -> list[NDArray[Any]]:
         if isinstance(self._outcome, BatchError):
@@ -109,6 +119,7 @@ class CpuBackend:
         self._free = [CpuLane(self, np.empty(max_bytes, np.uint8), held) for _ in range(lanes)]
         self._tasks: SimpleQueue[tuple[CpuLane, int] | None] = SimpleQueue()
         self._done: SimpleQueue[CpuLane] = SimpleQueue()
+        self._least_seconds: dict[Size, float] = {}  # that a run of this size took
         self._running = 0
         self._busy_since_s = 0.0
         self._busy_seconds = 0.0
@@ -136,12 +147,16 @@ class CpuBackend:
         """Take a lane back; called by the lane's release()."""
         self._free.append(lane)
 
-    def enqueue(self, lane: CpuLane, rows: int) -> None:
-        """Hand a lane to the next idle thread; called by the lane's launch()."""
+    def start(self, lane: CpuLane, rows: int) -> None:
+        """Run a lane: at once where that is known to be short, else on the next idle thread. Called by launch()."""
         if not self._running:
             self._busy_since_s = time.monotonic()
         self._running += 1
-        self._tasks.put((lane, rows))
+        if self._least_seconds.get(lane.size, 0.0) > INLINE_S:
+            self._tasks.put((lane, rows))
+        else:
+            lane.run(self._session, rows)  # so is the first one of its size, to see how long it takes
+            self._done.put(lane)
 
     def finished(self, timeout_s: float) -> Sequence[CpuLane]:
         lanes: list[CpuLane] = []
@@ -154,6 +169,8 @@ class CpuBackend:
             pass
         if lanes:
             self._running -= len(lanes)
+            for lane in lanes:
+                self._least_seconds[lane.size] = min(lane.seconds, self._least_seconds.get(lane.size, lane.seconds))
             if not self._running:
                 self._busy_seconds += max(lane.ended_s for lane in lanes) - self._busy_since_s
         return lanes

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError
 
 from worker.deadline import Deadline
 from worker.errors import ErrorCode, KafkaRefused
@@ -49,8 +48,7 @@ class AtLeastOnce:
         self._consumer.on_revoke = self._revoke
         self._finish: Finish = lambda _places, _deadline: None
         self._touched: set[PartitionLedger] = set()  # ledgers with answers that may be publishable
-        self._acknowledged: list[Entry] = []
-        self._failed: list[tuple[Entry, str, int, KafkaError]] = []  # entry, topic, bytes, why
+        self._reports = self._consumer.reports
         self._is_full = False
         self._next_commit_s = 0.0
         self._late: list[Entry] = []  # published out of turn: a replacement that did not fit the producer's memory
@@ -104,10 +102,10 @@ class AtLeastOnce:
     def settle(self, timeout_s: float) -> None:
         self._publish()
         self._producer.poll(timeout_s)
-        if self._failed:
+        if self._reports.failed:
             self._mend()
-        if self._acknowledged:
-            settled, self._acknowledged = self._acknowledged, []
+        if self._reports.done:
+            settled, self._reports.done = self._reports.done, []
             self.on_settled(settled)
             self._consumer.settle({entry.ledger for entry in settled})
         now_s = time.monotonic()
@@ -172,43 +170,29 @@ class AtLeastOnce:
         """Send all that the entry has; False where the producer is full (what is left stays in the entry)."""
         outgoing = entry.outgoing
         record = entry.record
-        timestamp_ms = record.timestamp()[1] if self._keeps_timestamp and record.timestamp()[0] else 0
+        kind, timestamp_ms = record.timestamp() if self._keeps_timestamp else (0, 0)
         while outgoing:
             topic, value, headers = outgoing[0]
-            entry.unacknowledged += 1
             try:
-                is_sent = self._producer.send(
+                if not self._producer.send(
                     topic,
                     value,
                     record.key(),
                     headers,
-                    source_partition=entry.ledger.partition,
-                    timestamp_ms=timestamp_ms,
-                    on_delivery=partial(self._delivered, entry, topic),
-                )
+                    entry.ledger.partition,
+                    timestamp_ms if kind else 0,
+                    entry.delivered,
+                ):
+                    return False
             except TooLarge:
-                entry.unacknowledged -= 1
                 outgoing[:1] = self._smaller(entry, topic, len(value or b""))
                 continue
-            if not is_sent:
-                entry.unacknowledged -= 1
-                return False
+            entry.unacknowledged += 1
             del outgoing[0]
-        if entry.unacknowledged == 0:  # nothing to publish at all
-            self._close(entry)
+        if not entry.unacknowledged:  # nothing could be published at all
+            entry.is_done = True
+            self._reports.done.append(entry)
         return True
-
-    def _delivered(self, entry: Entry, topic: str, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self._failed.append((entry, topic, len(message.value() or b""), error))
-            return
-        entry.unacknowledged -= 1
-        if entry.unacknowledged == 0 and not entry.outgoing:
-            self._close(entry)
-
-    def _close(self, entry: Entry) -> None:
-        entry.is_done = True
-        self._acknowledged.append(entry)
 
     def _mend(self) -> None:
         """Send something smaller in place of what the broker would not take.
@@ -216,7 +200,7 @@ class AtLeastOnce:
         Raises:
             KafkaRefused: it was refused for another reason, after the client's own retries.
         """
-        failed, self._failed = self._failed, []
+        failed, self._reports.failed = self._reports.failed, []
         for entry, topic, size, error in failed:
             if entry.ledger.is_revoked:
                 continue

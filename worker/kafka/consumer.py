@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from worker.errors import KafkaRefused
 from worker.kafka.connection import Connection
-from worker.kafka.ledger import Entry, PartitionLedger
+from worker.kafka.ledger import Entry, PartitionLedger, Reports
 from worker.sections import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class GroupConsumer:
         self._is_held = False
         self._committed: dict[Place, int] = {}  # what was last sent to be committed
         self.in_flight = 0  # entries of all ledgers that are not settled
+        self.reports = Reports()
         self.ledgers: dict[Place, PartitionLedger] = {}
         self.on_revoke: Callable[[frozenset[Place]], None] = lambda _places: None
         self.on_rebalance: Callable[[str], None] = lambda _kind: None  # assign, revoke or lost
@@ -157,7 +158,9 @@ class GroupConsumer:
 
     def _assigned(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            self.ledgers[(partition.topic, partition.partition)] = PartitionLedger(partition.topic, partition.partition)
+            self.ledgers[(partition.topic, partition.partition)] = PartitionLedger(
+                partition.topic, partition.partition, self.reports
+            )
         if self._is_held:
             self._is_held = False  # the new ones run: the pipeline holds all of them again if it still must
         self.on_rebalance("assign")

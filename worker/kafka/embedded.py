@@ -10,7 +10,7 @@ from confluent_kafka import KafkaException, Producer
 from worker.errors import KafkaRefused
 
 # A fetch from this broker returns when its wait is over, not when a record arrives: keep consumers' waits short.
-CONSUMER_SETTINGS = {"fetch.wait.max.ms": 5}
+CONSUMER_SETTINGS = {"fetch.wait.max.ms": 2}
 # Its classic group protocol waits 3 s for more members before it hands out partitions; the newer one does not.
 GROUP_SETTINGS = {"group.protocol": "consumer"}
 

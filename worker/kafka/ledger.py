@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from confluent_kafka import KafkaError, Message
+
 from worker.records import Headers, Record
 
 Outgoing = tuple[str, bytes | None, Headers]  # (topic, value, headers)
+
+
+class Reports:
+    """What the broker said of the messages of all ledgers, until somebody looks."""
+
+    def __init__(self) -> None:
+        self.done: list[Entry] = []  # everything of theirs is acknowledged
+        self.failed: list[tuple[Entry, str, int, KafkaError]] = []  # entry, topic, bytes of the value, why
 
 
 class Entry:
@@ -23,6 +33,17 @@ class Entry:
         self.refusal: tuple[str, str] | None = None  # (code, message) of what could not be answered
         self.is_done = False
 
+    def delivered(self, error: KafkaError | None, message: Message) -> None:
+        """One of its messages was acknowledged, or given up by the client."""
+        if error is not None:
+            report = (self, message.topic() or "", len(message.value() or b""), error)
+            self.ledger.reports.failed.append(report)
+            return
+        self.unacknowledged -= 1
+        if not self.unacknowledged and not self.outgoing:
+            self.is_done = True
+            self.ledger.reports.done.append(self)
+
 
 class PartitionLedger:
     """Entries of one partition in offset order.
@@ -31,9 +52,10 @@ class PartitionLedger:
     is done.
     """
 
-    __slots__ = ("_entries", "_unpublished", "is_revoked", "next_offset", "partition", "topic")
+    __slots__ = ("_entries", "_unpublished", "is_revoked", "next_offset", "partition", "reports", "topic")
 
-    def __init__(self, topic: str, partition: int) -> None:
+    def __init__(self, topic: str, partition: int, reports: Reports) -> None:
+        self.reports = reports
         self.topic = topic
         self.partition = partition
         self.is_revoked = False  # set when the partition is handed over: its answers are dropped from then on
