@@ -74,7 +74,7 @@ class RequestShape:
 
     rows: int
     row_shapes: tuple[Shape, ...]  # one per model input, in the model's order
-    input_bytes: list[int]  # bytes of the whole tensor, per model input
+    input_bytes: tuple[int, ...]  # bytes of the whole tensor, per model input
     total_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -71,10 +71,11 @@ class MicroBatcher(Generic[LaneT]):
         placement = self._placements.get(request.shape)
         if placement is None:
             placement = self._learn(request.shape)
-        batch = self._filling.get(placement.group)
         rows = request.shape.rows
+        group = placement.group
+        batch = self._filling.get(group)
         if batch is not None and batch.rows + rows > batch.max_rows:
-            self._ready.append(self._filling.pop(placement.group))
+            self._ready.append(self._filling.pop(group))
             batch = None
         if batch is None:
             batch = self._open(placement, request.taken_s)
@@ -86,10 +87,10 @@ class MicroBatcher(Generic[LaneT]):
                     "too_large",
                     f"{rows} rows of {request.shape.total_bytes} bytes do not fit a batch (batching.max_bytes)",
                 )
-            self._filling[placement.group] = batch
+            self._filling[group] = batch
         batch.add(request, placement)
         if batch.rows >= batch.max_rows:
-            self._ready.append(self._filling.pop(placement.group))
+            self._ready.append(self._filling.pop(group))
         return True
 
     def retry(self, requests: Sequence[Request]) -> None:

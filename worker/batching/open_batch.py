@@ -31,6 +31,7 @@ class OpenBatch(Generic[LaneT]):
         "_arrays",
         "_group",
         "_model",
+        "_only",
         "_row_bytes",
         "_views",
         "cuts",
@@ -62,13 +63,18 @@ class OpenBatch(Generic[LaneT]):
         self._model = model
         self._group = group
         self._row_bytes = [spec.row_bytes(row_shape) for spec, row_shape in zip(model.inputs, group, strict=True)]
+        self._only = (self._views[0], self._row_bytes[0]) if len(self._views) == 1 else None  # the common case
         self._arrays: dict[int, NDArray[Any]] = {}
 
     def add(self, request: Request, placement: Placement) -> None:
         """Copy a request's rows behind the ones that are there; the caller has seen that they fit."""
-        start, end = self.rows, self.rows + request.shape.rows
+        start = self.rows
+        end = start + request.shape.rows
         if placement.fills:
             self._add_filled(request, placement, start, end)
+        elif self._only is not None:
+            view, size = self._only
+            view[start * size : end * size] = request.buffers[0]
         else:
             for view, size, buffer in zip(self._views, self._row_bytes, request.buffers, strict=True):
                 view[start * size : end * size] = buffer

@@ -69,10 +69,12 @@ class RequestDecoder:
                 only = tensors[0]
                 shape, _ = self._shapes.find(((only.name, only.datatype, only.shape),))
                 buffers = [only.data]
+                is_whole = len(only.data) == shape.total_bytes
             else:
                 shape, order = self._shapes.find(tuple([(each.name, each.datatype, each.shape) for each in tensors]))
                 buffers = [tensors[place].data for place in order]
-            if [len(buffer) for buffer in buffers] != shape.input_bytes:
+                is_whole = tuple(map(len, buffers)) == shape.input_bytes
+            if not is_whole:
                 raise self._wrong_length(wire, shape)
             expires_at_ms = None
             if wire.parameters is not None or self._ttl_ms is not None or record.headers():

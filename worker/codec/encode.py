@@ -1,4 +1,4 @@
-"""Outputs -> record value and headers."""
+"""Outputs -> record value and headers. The layout of the bytes is msgpack's; wire.py has the error answer as a type."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from worker.codec.wire import WireError, WireErrorDetail, WireOutput, WireResult
+from worker.codec.wire import WireError, WireErrorDetail
 from worker.records import Headers, Record, Request, source_of
 from worker.tensors import ModelSpec, Shape
 
@@ -14,18 +14,26 @@ SOURCE_HEADER = "trt-worker-source"
 ENGINE_HEADER = "trt-worker-engine"
 OURS = frozenset((SOURCE_HEADER, ENGINE_HEADER))
 MAX_MESSAGE_CHARS = 1000
+REMEMBERED = 4096  # distinct shapes of an output
 
 Part = tuple[Shape, memoryview]  # one output of one request: its shape and its bytes
 
 
 class ResultEncoder:
-    """Encodes results and error answers of one model."""
+    """Encodes results and error answers of one model.
+
+    What stands between a result's id and its data is the same for every result of one shape, so it is encoded once.
+    """
 
     def __init__(self, model: ModelSpec) -> None:
         self._name, self._version = model.name, model.version
         self._engine: tuple[str, bytes] = (ENGINE_HEADER, model.tag.encode())
-        self._outputs = [(spec.name, spec.datatype) for spec in model.outputs]
-        self._encode = msgspec.msgpack.Encoder().encode
+        self._encode = encode = msgspec.msgpack.Encoder().encode
+        self._outputs = model.outputs
+        self._start = b"\x84" + b"".join(  # a map of four: model_name, model_version, id, outputs
+            map(encode, ("model_name", model.name, "model_version", model.version, "id"))
+        )
+        self._before: list[dict[Shape, bytes]] = [{} for _ in model.outputs]  # shape -> what stands before the data
 
     def result(self, request: Request, parts: Sequence[Part]) -> tuple[bytes, Headers]:
         """A request's result.
@@ -34,12 +42,27 @@ class ResultEncoder:
             request: what was asked.
             parts: one per model output, in the model's order; copied before this returns.
         """
-        outputs = [
-            WireOutput(name, datatype, shape, data)
-            for (name, datatype), (shape, data) in zip(self._outputs, parts, strict=True)
-        ]
-        value = self._encode(WireResult(self._name, self._version, request.id, outputs))
-        return value, self._headers(request.ticket.record)
+        pieces: list[bytes | memoryview] = [self._start, self._encode(request.id)]
+        for place, (shape, data) in enumerate(parts):
+            before = self._before[place].get(shape)
+            if before is None:
+                before = self._learn(place, shape, len(data))
+            pieces += (before, data)
+        return b"".join(pieces), self._headers(request.ticket.record)
+
+    def _learn(self, place: int, shape: Shape, size: int) -> bytes:
+        """What stands before the data of one output of this shape, its length included."""
+        spec = self._outputs[place]
+        fields = ("name", spec.name, "datatype", spec.datatype, "shape", shape, "data")
+        before = (
+            b"\x84" + b"".join(map(self._encode, fields)) + b"\xc6" + size.to_bytes(4, "big")
+        )  # a map of four, bin 32
+        if place == 0:
+            before = self._encode("outputs") + b"\xdc" + len(self._outputs).to_bytes(2, "big") + before  # array 16
+        if len(self._before[place]) >= REMEMBERED:
+            self._before[place].clear()
+        self._before[place][shape] = before
+        return before
 
     def error(self, record: Record, request_id: str | None, code: str, message: str) -> tuple[bytes, Headers]:
         """An error answer; without an id of its own it carries the record's source."""

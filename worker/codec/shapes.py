@@ -58,7 +58,7 @@ class RequestShapes:
         self._check_named_axes(shapes)
         specs = self._specs.values()
         row_shapes = tuple(shape[1:] for shape in shapes)
-        sizes = [shape[0] * spec.row_bytes(shape[1:]) for spec, shape in zip(specs, shapes, strict=True)]
+        sizes = tuple(shape[0] * spec.row_bytes(shape[1:]) for spec, shape in zip(specs, shapes, strict=True))
         return RequestShape(shapes[0][0], row_shapes, sizes), order
 
     def _check_tensor(self, spec: TensorSpec, datatype: str, shape: Shape) -> None:

@@ -28,20 +28,6 @@ class WireRequest(msgspec.Struct, gc=False):
     parameters: WireParameters | None = None
 
 
-class WireOutput(msgspec.Struct, gc=False):
-    name: str
-    datatype: str
-    shape: Shape
-    data: memoryview
-
-
-class WireResult(msgspec.Struct, gc=False):
-    model_name: str
-    model_version: str
-    id: str
-    outputs: list[WireOutput]
-
-
 class WireErrorDetail(msgspec.Struct, gc=False):
     code: str
     message: str
