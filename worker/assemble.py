@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from worker import __version__
+import numpy as np
+from numpy.typing import NDArray
+
+from worker import __version__, assemble_tensorrt
 from worker.batching.micro_batcher import MicroBatcher
 from worker.codec.decode import RequestDecoder
 from worker.codec.encode import ResultEncoder
 from worker.config import Settings
-from worker.errors import ConfigError
+from worker.errors import ConfigError, EngineError
 from worker.health import Health, HealthServer, Heartbeat
 from worker.kafka.at_least_once import AtLeastOnce
 from worker.kafka.connection import Connection
@@ -124,19 +127,31 @@ def rows_of_a_batch(settings: Settings, backend: Backend) -> int:
 
 @contextmanager
 def open_backend(settings: Settings) -> Iterator[Backend]:
-    """The engine that the settings name, self-tested.
+    """The engine that the settings name, self-tested; freed on exit.
 
     Raises:
         ConfigError: model.onnx is missing, or the settings contradict the model.
         EngineError: nothing here can run the model.
+        GpuError: the GPU failed, or has too little memory.
     """
+    kind = settings.engine.backend
+    if kind == "auto":
+        kind = "tensorrt" if assemble_tensorrt.is_here(settings.engine.device) else "cpu"
+    if kind == "tensorrt":
+        with assemble_tensorrt.open_backend(settings, _reference(settings)) as backend:
+            yield backend
+    else:
+        with _open_cpu_backend(settings) as backend:
+            yield backend
+
+
+@contextmanager
+def _open_cpu_backend(settings: Settings) -> Iterator[Backend]:
     try:
         from worker.cpu.backend import CpuBackend
         from worker.cpu.self_test import check_rows
     except ImportError as error:
-        raise ConfigError(
-            "engine.backend is cpu, which needs ONNX Runtime: pip install 'tensorrt-kafka-worker[cpu]'"
-        ) from error
+        raise ConfigError("the cpu backend needs ONNX Runtime: pip install 'tensorrt-kafka-worker[cpu]'") from error
     if settings.model.onnx is None:
         raise ConfigError("model.onnx is missing; the cpu backend runs the ONNX file itself")
     backend = CpuBackend(
@@ -153,3 +168,28 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
         yield backend
     finally:
         backend.close()
+
+
+def _reference(settings: Settings) -> Callable[[Sequence[NDArray[Any]]], Sequence[NDArray[Any]]] | None:
+    """The same model in ONNX Runtime, for the engine's self-test; None where it cannot be had."""
+    if settings.model.onnx is None:
+        return None
+    try:
+        from worker.cpu.onnx_session import OnnxSession, threads_per_lane
+    except ImportError:
+        log.info("ONNX Runtime is not installed: the self-test compares only graphs with plain runs")
+        return None
+    model = settings.model
+    try:
+        session = OnnxSession(settings.model.onnx, name=model.name, version=model.version, threads=threads_per_lane(1))
+    except EngineError as error:  # a model may be for TensorRT alone
+        log.warning("the self-test does not compare with ONNX Runtime: %s", error)
+        return None
+
+    def run(arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        rows = len(arrays[0])
+        missing = (session.fixed_rows or rows) - rows
+        filled = [np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]) for array in arrays]
+        return [output[:rows] for output in session.run(filled)]
+
+    return run

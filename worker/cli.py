@@ -7,7 +7,9 @@ import sys
 import typer
 
 from worker import __version__
-from worker.commands import config, dlq
+from worker.commands import config, dlq, engines
+from worker.commands.bench import bench
+from worker.commands.build import build
 from worker.commands.demo import demo
 from worker.commands.run import run
 from worker.commands.send import send
@@ -23,6 +25,9 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(run)
 app.add_typer(config.app, name="config")
+app.command()(build)
+app.add_typer(engines.app, name="engines")
+app.command()(bench)
 app.command()(send)
 app.add_typer(dlq.app, name="dlq")
 

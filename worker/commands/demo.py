@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
-from types import FrameType
 from typing import Annotated
 
 import typer
+
+from worker.demo.interruption import Interrupted, interruption
 
 
 def demo(
@@ -33,26 +33,17 @@ def demo(
 
     Needs no GPU and no Kafka. Exit code 0 only if every answer came, once, and right.
     """
-    exit_code = 0
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        nonlocal exit_code
-        exit_code = 128 + number
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
     logging.getLogger("worker.kafka.librdkafka").setLevel(logging.ERROR)  # a new broker's hesitations are no news here
-    try:
-        # Slow to import, so under the protection of this block.
+    with interruption() as noted:
+        # Slow to import, so after the signals have their handler.
         from rich.console import Console
 
         from worker.demo.showcase import Options, run_demo
 
-        options = Options(requests, rate, bootstrap_servers, keep_running)
-        is_perfect = run_demo(options, Console())
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(exit_code) from None
+        try:
+            is_perfect = run_demo(Options(requests, rate, bootstrap_servers, keep_running), Console(), noted.check)
+        except Interrupted:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(noted.exit_code) from None
     if not is_perfect:
         raise typer.Exit(1)

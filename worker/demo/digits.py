@@ -14,7 +14,7 @@ IMAGES = HERE / "digits.npz"
 
 # By how much a probability may differ from the direct run's.
 TOLERANCE_FP32 = 1e-5  # the same arithmetic, summed in another order
-TOLERANCE_TF32 = 1e-2  # TensorRT multiplies with 10 bits of mantissa where the GPU can
+TOLERANCE_TF32 = 5e-3  # TensorRT multiplies with 10 bits of mantissa where the GPU can; three such layers: 1.4e-3
 
 
 class Digits:

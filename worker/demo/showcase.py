@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ IDLE_RATE = 20.0  # requests a second, once the demo keeps running
 RECENT = 1000  # answers whose latency the view shows
 
 
+Check = Callable[[], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the user may choose."""
@@ -38,32 +42,34 @@ class Options:
     keep_running: bool = False
 
 
-def run_demo(options: Options, console: Console, model: Path = MODEL) -> bool:
+def run_demo(options: Options, console: Console, go_on: Check, model: Path = MODEL) -> bool:
     """Play the whole system; returns whether every answer came, once, and right.
 
     Args:
+        go_on: called often; what it raises ends the demo, and leaves here when all is stopped and deleted.
         model: what the worker serves; whatever it is, answers are compared with those of the demo's own model.
 
     Raises:
         FatalError: a part could not start, or failed.
-        KeyboardInterrupt: Ctrl-C; by then everything is stopped, and borrowed topics are deleted.
     """
     with ExitStack() as stack:
         with open_view(console) as view:
             view.say("running the model directly, to know the answers")
             digits, tally = Digits(), Tally()
+            go_on()
             view.say("opening Kafka topics")
             stage = stack.enter_context(open_stage(options.bootstrap_servers))
+            go_on()
             view.say("starting the worker")
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trt-worker-demo-"))
-            worker = stack.enter_context(resident(_settings(stage, model, Path(folder))))
-            service = _await_group(worker, view)
+            worker = stack.enter_context(resident(settings_for(stage, model, Path(folder))))
+            service = _await_group(worker, view, go_on)
             status = service.status()
             engine, lanes = status["engine"], status["lanes"]["all"]
             tolerance = TOLERANCE_TF32 if engine.get("tensorrt") else TOLERANCE_FP32
             traffic = stack.enter_context(Traffic(stage, digits, tally, tolerance))
             view.say(f"handwritten digits through {stage.where}")
-            player = Player(worker, service, traffic, tally, digits)
+            player = Player(worker, service, traffic, tally, digits, go_on)
             player.play(view, options.requests, options.rate)
             if not options.keep_running:
                 worker.stop()  # what it publishes while it drains would be a second answer
@@ -102,12 +108,15 @@ def _keep_running(console: Console, player: Player, port: int) -> None:
 class Player:
     """Publishes at the wanted rate, and shows how it goes."""
 
-    def __init__(self, worker: Resident, service: Service, traffic: Traffic, tally: Tally, digits: Digits) -> None:
+    def __init__(
+        self, worker: Resident, service: Service, traffic: Traffic, tally: Tally, digits: Digits, go_on: Check
+    ) -> None:
         self._worker = worker
         self._service = service
         self._traffic = traffic
         self._tally = tally
         self._digits = digits
+        self._go_on = go_on
 
     def play(self, view: View, requests: int | None, rate: float | None) -> None:
         """Publish so many requests (None: without end) at this rate (None: as fast as answers come), await the answers.
@@ -123,6 +132,7 @@ class Player:
             due = due if requests is None else min(due, first + requests)
             self._traffic.step(due - tally.published)
             self._worker.check()
+            self._go_on()
             if tally.answered > answered or not tally.waiting:
                 answered, moved_s = tally.answered, now_s
             elif now_s - moved_s > STALLED_S:
@@ -147,25 +157,26 @@ class Player:
         )
 
 
-def _await_group(worker: Resident, view: View) -> Service:
+def _await_group(worker: Resident, view: View, go_on: Check) -> Service:
     """The service, once it has partitions: from then on it answers at once.
 
     Raises:
         FatalError: it could not be built, or has no partitions after JOIN_S.
     """
     while (service := worker.await_start(0.2)) is None:
-        continue
+        go_on()
     view.say("the worker joins its consumer group")
     due_s = time.monotonic() + JOIN_S
     while not service.status()["kafka"]["partitions"]:
         worker.check()
+        go_on()
         if time.monotonic() > due_s:
             raise KafkaRefused(f"the worker was given no partitions in {JOIN_S:g} s; is the broker overloaded?")
         time.sleep(0.02)
     return service
 
 
-def _settings(stage: Stage, model: Path, folder: Path) -> Settings:
+def settings_for(stage: Stage, model: Path, folder: Path) -> Settings:
     """The service's settings; TRT_WORKER__… variables are for the user's own service and do not reach it."""
     return Settings(
         _env_prefix="TRT_WORKER_DEMO__",

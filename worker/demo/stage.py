@@ -16,7 +16,7 @@ from worker.errors import KafkaRefused
 from worker.kafka.embedded import CONSUMER_SETTINGS, GROUP_SETTINGS, EmbeddedBroker
 
 PARTITIONS = 4
-PATIENCE_S = 15.0
+PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -15,7 +17,7 @@ from worker.errors import KafkaRefused
 
 MAX_OUTSTANDING = 512  # the embedded broker keeps some 5 MB of a partition; this is a tenth of one
 READ_S = 0.005
-CLOSE_S = 5.0
+ANSWER_S = 10.0
 
 
 class Traffic:
@@ -32,10 +34,9 @@ class Traffic:
         self._reader = Consumer(
             {**shared, "group.id": f"{stage.name}-reader", "enable.auto.commit": False, **stage.consumer}
         )
-        self._places = [
-            TopicPartition(stage.results, partition, 0)
-            for partition in self._reader.list_topics(stage.results, CLOSE_S).topics[stage.results].partitions
-        ]
+        with _translated(f"{stage.results} cannot be read"):
+            found = self._reader.list_topics(stage.results, ANSWER_S).topics[stage.results].partitions
+        self._places = [TopicPartition(stage.results, partition, 0) for partition in found]
         self._reader.assign(self._places)
         self._read_up_to = {place.partition: 0 for place in self._places}
 
@@ -60,7 +61,8 @@ class Traffic:
     def read_to_the_end(self, timeout_s: float) -> None:
         """Read all that the result topic holds by now, so that no second answer stays unseen."""
         due_s = time.monotonic() + timeout_s
-        ends = {place.partition: self._reader.get_watermark_offsets(place, CLOSE_S)[1] for place in self._places}
+        with _translated(f"the end of {self._stage.results} cannot be found"):
+            ends = {place.partition: self._reader.get_watermark_offsets(place, ANSWER_S)[1] for place in self._places}
         while any(self._read_up_to[partition] < end for partition, end in ends.items()):
             if time.monotonic() > due_s:
                 raise KafkaRefused(f"the end of {self._stage.results} was not reached in {timeout_s:g} s")
@@ -76,7 +78,7 @@ class Traffic:
                 self._check(message)
                 self._read_up_to[message.partition() or 0] = (message.offset() or 0) + 1
             elif error.fatal():
-                raise KafkaException(error)
+                raise KafkaRefused(f"{self._stage.results} cannot be read: {error.str()}")
 
     def _check(self, message: Message) -> None:
         tally = self._tally
@@ -101,6 +103,14 @@ class Traffic:
         label = int(result.outputs["label"][0])
         tally.correct_labels += label == self._digits.labels[image]
         self.last = (image, label)
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        raise KafkaRefused(f"{what}: {error.args[0].str()}") from error
 
 
 def _delivered(error: KafkaError | None, _message: Message) -> None:
