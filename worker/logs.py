@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
+import time
 from datetime import UTC, datetime
 
 from worker.sections import LoggingSettings
@@ -23,6 +25,25 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False)
+
+
+class Repeats(logging.Filter):
+    """Lets a message that differs only in its numbers through once in a while; clients of an absent broker insist."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self._told_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        key = re.sub(r"[0-9]+", "0", record.getMessage())
+        now_s = time.monotonic()
+        is_news = now_s - self._told_s.get(key, -self._every_s) >= self._every_s
+        if is_news:
+            if len(self._told_s) > 1000:
+                self._told_s.clear()
+            self._told_s[key] = now_s
+        return is_news
 
 
 def set_up(settings: LoggingSettings) -> None:

@@ -1,1 +1,1 @@
-"""The commands of `trt-worker`, one file each; cli.py joins them."""
+"""The commands of `trt-worker`, one file each; app.py joins them."""

@@ -11,10 +11,13 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from worker.errors import ConfigError, KafkaRefused
+from worker.logs import Repeats
 from worker.sections import KafkaSettings
 
 log = logging.getLogger(__name__)
 client_log = logging.getLogger("worker.kafka.librdkafka")
+for logger in (log, client_log):
+    logger.addFilter(Repeats())
 
 ClientT = TypeVar("ClientT", Consumer, Producer)
 
@@ -100,6 +103,7 @@ class Connection:
                 break
             except KafkaException as error:
                 if time.monotonic() < give_up_s:
+                    client.poll(0.2)
                     continue
                 client.poll(0)
                 self.raise_refusal()
