@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --require-hashes --only-binary :all: --requirement
 INSTALL_WORKER := $(PIP) install --quiet --no-deps --no-build-isolation --editable .
-CODE := worker tests bench
+CODE := worker tests bench docs
 UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-annotate --no-config --custom-compile-command "make lock" --default-index https://pypi.org/simple \
 	$(if $(UPGRADE),--upgrade) --extra cpu --group build

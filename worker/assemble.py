@@ -17,7 +17,7 @@ from worker.codec.decode import RequestDecoder
 from worker.codec.encode import ResultEncoder
 from worker.config import Settings
 from worker.errors import ConfigError, EngineError
-from worker.health import Health, HealthServer, Heartbeat
+from worker.health import ENGINE_CHECK, Health, HealthServer, Heartbeat
 from worker.kafka.at_least_once import AtLeastOnce
 from worker.kafka.connection import Connection
 from worker.metrics import Metrics
@@ -26,6 +26,8 @@ from worker.pipeline import Pipeline
 from worker.protocols import Backend, Lane
 
 log = logging.getLogger(__name__)
+
+SPARE_LANES = 2  # full batches, above what the lanes hold, whose answers the broker may still owe an acknowledgement
 
 
 class Service:
@@ -102,13 +104,14 @@ def build(settings: Settings) -> Iterator[Service]:
             metrics=metrics,
             heartbeat=heartbeat,
             max_in_flight_batches=settings.delivery.max_in_flight_batches,
+            max_in_flight_bytes=(backend.lane_count + SPARE_LANES) * settings.batching.max_bytes,
             drain_timeout_s=settings.delivery.drain_timeout_s,
         )
         delivery.explain = pipeline.explain
         observer = Observer(settings, metrics, connection, delivery, backend)
         health.status = observer.status
         health.checks = {
-            "engine loaded, self-test passed": lambda: True,
+            ENGINE_CHECK: lambda: True,
             "broker reached": lambda: connection.is_up,
         }
         delivery.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from worker.sections import (
 
 ENV_PREFIX = "TRT_WORKER__"
 HIDDEN = "********"
+CLIENT_SECTIONS = ("kafka.client", "kafka.consumer", "kafka.producer")  # hold passwords among other things
+TOPIC_VARIABLES = frozenset((ENV_PREFIX + "KAFKA__INPUT_TOPIC", ENV_PREFIX + "KAFKA__INPUT_TOPICS"))
 
 
 class Settings(BaseSettings):
@@ -37,6 +40,7 @@ class Settings(BaseSettings):
         frozen=True,
         validate_default=True,
         nested_model_default_partial_update=True,
+        enable_decoding=False,  # sections.Section does it, with better words
     )
 
     model: ModelSettings
@@ -86,18 +90,34 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Settings
     Raises:
         ConfigError: one line per fault, each with the key, the value and the remedy.
     """
-    data: dict[str, Any] = {}
-    where = "the environment"
-    if path is not None:
-        where = str(path)
-        data = _read_yaml(path)
+    where = "the environment" if path is None else f"{path} and the environment"
+    told = _environment(where)
+    data: dict[str, Any] = _read_yaml(path) if path is not None else {}
     for section, values in (overrides or {}).items():
         data[section] = {**(data.get(section) or {}), **values}
+    if TOPIC_VARIABLES & told and isinstance(data.get("kafka"), dict):  # either of the two wins over both in the file
+        data["kafka"] = {
+            key: value for key, value in data["kafka"].items() if key not in ("input_topic", "input_topics")
+        }
     try:
         return Settings(**data)
     except ValidationError as error:
         lines = [_explain(fault) for fault in error.errors()]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+
+
+def _environment(where: str) -> frozenset[str]:
+    """The variables that are settings, upper-case.
+
+    Raises:
+        ConfigError: one of them names no section.
+    """
+    told = frozenset(name.upper() for name in os.environ if name.upper().startswith(ENV_PREFIX))
+    for name in sorted(told):
+        section = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
+        if section not in Settings.model_fields:
+            raise ConfigError(f"{where}: {name} is no setting{_nearest((section,))}")
+    return told
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -127,7 +147,8 @@ def _explain(fault: Any) -> str:
         return f"{key} is not a setting{_nearest(fault['loc'])}"
     if fault["type"] == "value_error":
         return message if key == "settings" else f"{key}: {message}"
-    shown = HIDDEN if is_secret(key) else repr(fault["input"])
+    is_hidden = key.startswith(CLIENT_SECTIONS) or is_secret(key)
+    shown = HIDDEN if is_hidden else repr(fault["input"])
     return f"{key} is {shown}: {message[0].lower()}{message[1:]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from worker.errors import ConfigError
 from worker.sections import HttpSettings
 
+log = logging.getLogger(__name__)
+
+ENGINE_CHECK = "engine loaded, self-test passed"
+
 Answer = tuple[int, str, bytes]  # (status, content type, body)
 
 
@@ -21,15 +26,15 @@ class Heartbeat:
     """When the loop last turned; written by the loop, read by the HTTP threads."""
 
     def __init__(self) -> None:
-        self._last_s = time.monotonic()
+        self._last_s: float | None = None
 
     def beat(self) -> None:
         self._last_s = time.monotonic()
 
     @property
     def age_s(self) -> float:
-        """Seconds since the loop last turned."""
-        return time.monotonic() - self._last_s
+        """Seconds since the loop last turned; 0 before it turned at all: loading an engine may take minutes."""
+        return 0.0 if self._last_s is None else time.monotonic() - self._last_s
 
 
 class Health:
@@ -38,7 +43,9 @@ class Health:
     def __init__(self, settings: HttpSettings, heartbeat: Heartbeat) -> None:
         self._heartbeat = heartbeat
         self._stalled_after_s = settings.stalled_after_s
-        self.checks: dict[str, Callable[[], bool]] = {}  # name -> whether it holds; all of them make the worker ready
+        self.checks: dict[str, Callable[[], bool]] = {  # name -> whether it holds; all of them make the worker ready
+            ENGINE_CHECK: lambda: False  # until the service is put together
+        }
         self.status: Callable[[], Mapping[str, Any]] = dict
         self.metrics: Callable[[], bytes] = bytes
 
@@ -51,11 +58,19 @@ class Health:
                 age_s = self._heartbeat.age_s
                 return _verdict({f"the loop turned {age_s:.1f} s ago": age_s < self._stalled_after_s})
             case "/readyz":
-                return _verdict({name: check() for name, check in self.checks.items()})
+                return _verdict({name: _holds(check) for name, check in self.checks.items()})
             case "/status":
                 return 200, "application/json", json.dumps(self.status(), indent=1).encode()
             case _:
                 return 404, "text/plain; charset=utf-8", b"/metrics /healthz /readyz /status\n"
+
+
+def _holds(check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except Exception:  # an answer that says "not ready" is worth more than none
+        log.exception("a readiness check failed")
+        return False
 
 
 def _verdict(checks: Mapping[str, bool]) -> Answer:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter, which nobody reads
@@ -86,17 +86,6 @@ class Histogram(Collector):
         yield family
 
 
-class Reading(Collector):
-    """Gauges that are read when somebody looks."""
-
-    def __init__(self, name: str, text: str, read: Callable[[], float], registry: CollectorRegistry) -> None:
-        self._name, self._text, self._read = PREFIX + name, text, read
-        registry.register(self)
-
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(self._name, self._text, value=self._read())
-
-
 class Metrics:
     """The metrics of one service, in a registry of its own."""
 
@@ -149,10 +138,6 @@ class Metrics:
         self.build_info = gauge("build_info", "Version of the worker.", "version")
         self.kafka_rtt_seconds = gauge("kafka_rtt_seconds", "Mean round trip to a broker.", "client", "broker")
         self.kafka_queue_messages = gauge("kafka_queue_messages", "Messages waiting in a Kafka client.", "client")
-
-    def reading(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a gauge whose value is asked for at every scrape."""
-        Reading(name, text, read, self.registry)
 
     def expose(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -46,8 +46,14 @@ class Pipeline:
         metrics: Metrics,
         heartbeat: Heartbeat,
         max_in_flight_batches: int,
+        max_in_flight_bytes: int,
         drain_timeout_s: float,
     ) -> None:
+        """Args:
+        max_in_flight_batches: full batches whose records are not settled; past that nothing is taken in.
+        max_in_flight_bytes: the same in bytes: a record is kept until its answer is acknowledged.
+        drain_timeout_s: for finishing what was taken in, on stop() and before partitions are handed over.
+        """
         self._delivery = delivery
         self._backend = backend
         self._decoder = decoder
@@ -56,6 +62,7 @@ class Pipeline:
         self._metrics = metrics
         self._heartbeat = heartbeat
         self._max_in_flight = max_in_flight_batches * batcher.max_rows
+        self._max_in_flight_bytes = max_in_flight_bytes
         self._drain_timeout_s = drain_timeout_s
         self._placing: deque[Request] = deque()  # decoded, not yet in a batch
         self._running: dict[Lane, OpenBatch[Lane]] = {}
@@ -109,7 +116,8 @@ class Pipeline:
             not self._placing
             and not self._batcher.has_retries
             and self._delivery.has_room
-            and self._delivery.in_flight() < self._max_in_flight
+            and (in_flight := self._delivery.in_flight()) < self._max_in_flight
+            and in_flight * self._record_bytes < self._max_in_flight_bytes
         )
 
     def _mind_the_membership(self) -> None:

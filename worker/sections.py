@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -16,6 +19,26 @@ Rows = Annotated[int, Field(ge=1)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_json(cls, data: Any) -> Any:
+        """An environment variable holds a list or mapping as JSON."""
+        if not isinstance(data, dict):
+            return data
+        return {key: _from_json(value) if _is_compound(cls, key) else value for key, value in data.items()}
+
+
+def _is_compound(section: type[Section], key: str) -> bool:
+    field = section.model_fields.get(key)
+    return field is not None and get_origin(field.annotation) in (dict, list, tuple, Union, UnionType)
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with suppress(ValueError):  # then it is refused as the text that it is
+            return json.loads(value)
+    return value
 
 
 class ModelSettings(Section):
@@ -40,9 +63,30 @@ class EngineSettings(Section):
     )
     intake_processes: int = Field(1, ge=1, le=64, description="processes that consume, decode and publish")
 
+    @field_validator("device", mode="before")
+    @classmethod
+    def _ordinal(cls, value: Any) -> Any:
+        """The environment holds only text."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("cuda_graphs", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        return "off" if value is False else value
+
+
+def _allow_input_topic(schema: dict[str, Any]) -> None:
+    """`input_topic` beside `input_topics`, in the JSON schema too."""
+    schema["properties"]["input_topic"] = {"type": "string", "description": "short for input_topics with one entry"}
+    schema["required"] = [name for name in schema["required"] if name != "input_topics"]
+    schema["oneOf"] = [{"required": ["input_topics"]}, {"required": ["input_topic"]}]
+
 
 class KafkaSettings(Section):
     """Where records come from and results go."""
+
+    model_config = ConfigDict(json_schema_extra=_allow_input_topic)
 
     bootstrap_servers: str = Field(min_length=1, description="host:port[,host:port…]")
     group_id: str = Field(min_length=1, description="consumer group; every worker of one service has the same")
@@ -70,8 +114,9 @@ class KafkaSettings(Section):
             if "input_topics" in data:
                 raise ValueError("give input_topic or input_topics, not both")
             data["input_topics"] = (data.pop("input_topic"),)
-        if isinstance(data.get("input_topics"), str):
-            data["input_topics"] = tuple(topic.strip() for topic in data["input_topics"].split(",") if topic.strip())
+        topics = data.get("input_topics")
+        if isinstance(topics, str) and not topics.lstrip().startswith("["):
+            data["input_topics"] = tuple(topic.strip() for topic in topics.split(",") if topic.strip())
         return data
 
     @field_validator("client", "consumer", "producer", mode="before")
@@ -79,7 +124,7 @@ class KafkaSettings(Section):
     def _dotted_keys(cls, value: Any) -> Any:
         """Environment variables cannot carry dots: SASL_PASSWORD stands for sasl.password."""
         if isinstance(value, dict):
-            return {str(key).replace("_", "."): entry for key, entry in value.items()}
+            return {_librdkafka_key(str(key)): entry for key, entry in value.items()}
         return value
 
     @field_validator("client", "consumer", "producer")
@@ -89,6 +134,11 @@ class KafkaSettings(Section):
             if key in value:
                 raise ValueError(f"{key} is set by the worker; use {instead}")
         return value
+
+
+def _librdkafka_key(key: str) -> str:
+    """log_level is the only key of librdkafka that has an underscore."""
+    return key if "." in key or key == "log_level" else key.replace("_", ".")
 
 
 RESERVED_CLIENT_KEYS = {
@@ -111,7 +161,7 @@ class PadSettings(Section):
     @classmethod
     def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if list(value) != sorted(set(value)):
-            raise ValueError("buckets must be ascending, each once")
+            raise ValueError(f"{list(value)} must be ascending, each length once")
         return value
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from worker.errors import ConfigError, RecordError
 from worker.sections import PadSettings
-from worker.tensors import ModelSpec, RequestShape, Shape
+from worker.tensors import ModelSpec, RequestShape, Shape, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,13 @@ class Placement:
     cuts: tuple[Cut, ...]
 
 
+def _check_value(name: str, spec: TensorSpec, value: float) -> None:
+    array = np.array([value])
+    with np.errstate(all="ignore"):
+        if not np.array_equal(array.astype(spec.dtype).astype(array.dtype), array) and spec.dtype.kind in "biu":
+            raise ConfigError(f"batching.pad.{name}.value is {value}, which {spec.datatype} cannot hold")
+
+
 class Padding:
     """Rounds declared axes up to their buckets."""
 
@@ -59,7 +68,24 @@ class Padding:
                     f"batching.pad.{name}.axis is {settings.axis}, fixed by the model at {spec.shape[settings.axis]}; "
                     "only an axis of free length can be padded"
                 )
+            _check_value(name, spec, settings.value)
             self._pads.append((places[name], settings))
+        self._check_shared_axes()
+
+    def _check_shared_axes(self) -> None:
+        """Inputs that share an axis must be filled alike, or the model would get contradicting lengths."""
+        pads = {(place, settings.axis): settings.buckets for place, settings in self._pads}
+        buckets_of: dict[str, set[tuple[int, ...]]] = {}
+        for place, spec in enumerate(self._model.inputs):
+            for axis, axis_name in list(enumerate(spec.axis_names))[1:]:
+                if axis_name:
+                    buckets_of.setdefault(axis_name, set()).add(pads.get((place, axis), ()))
+        for axis_name, buckets in buckets_of.items():
+            if len(buckets) > 1:
+                names = [spec.name for spec in self._model.inputs if axis_name in spec.axis_names[1:]]
+                raise ConfigError(
+                    f"batching.pad fills axis {axis_name!r} differently; give {', '.join(names)} the same buckets"
+                )
 
     def place(self, shape: RequestShape) -> Placement:
         """How requests of this shape go into a batch.

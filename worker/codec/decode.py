@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from math import isnan, nan
 
 import msgspec
 
-from worker.codec.loose import LooseDecoder
+from worker.codec.loose import NOT_MSGPACK, LooseDecoder
 from worker.codec.shapes import RequestShapes
 from worker.codec.wire import WireRequest
 from worker.errors import RecordError
@@ -16,7 +17,6 @@ from worker.tensors import ModelSpec, RequestShape
 
 EXPIRES_HEADER = "expires_at_ms"
 MAX_ID_CHARS = 256
-NOT_MSGPACK = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class RequestDecoder:
@@ -83,10 +83,10 @@ class RequestDecoder:
             if identity is None:
                 identity = source_of(record)
             elif len(identity) > MAX_ID_CHARS:
-                wire.id = None
                 raise RecordError("malformed", f"the id has {len(identity)} characters; the limit is {MAX_ID_CHARS}")
         except RecordError as error:
             error.request_id = wire.id
+            _drop_long_id(error)
             raise
         return Request(ticket, taken_s, identity, shape, buffers, expires_at_ms)
 
@@ -94,6 +94,9 @@ class RequestDecoder:
         """One of the forms that the typed decoder does not know, perhaps."""
         try:
             return self._loose(value)
+        except RecordError as error:
+            _drop_long_id(error)
+            raise
         except NOT_MSGPACK as error:
             raise RecordError("malformed", f"the value is not a request in msgpack: {str(error)[:300]}") from error
 
@@ -112,12 +115,16 @@ class RequestDecoder:
         limits: list[float] = []
         if wire.parameters is not None and wire.parameters.expires_at_ms is not None:
             limits.append(wire.parameters.expires_at_ms)
+            if isnan(limits[0]):
+                raise RecordError("malformed", f"parameter {EXPIRES_HEADER} is {limits[0]}, not Unix ms")
         for name, value in record.headers() or ():
             if name == EXPIRES_HEADER and value is not None:
                 try:
                     limits.append(float(value))
-                except ValueError as error:
-                    raise RecordError("malformed", f"header {EXPIRES_HEADER} is {value[:40]!r}, not Unix ms") from error
+                except ValueError:
+                    limits.append(nan)
+                if isnan(limits[-1]):
+                    raise RecordError("malformed", f"header {EXPIRES_HEADER} is {value[:40]!r}, not Unix ms")
         if self._ttl_ms is not None:
             kind, created_ms = record.timestamp()
             if kind:
@@ -125,6 +132,12 @@ class RequestDecoder:
         if not limits:
             return None
         expires_at_ms = min(limits)
-        if not expires_at_ms > time.time() * 1000:  # NaN too
+        if expires_at_ms <= time.time() * 1000:
             raise RecordError("expired", f"the request expired at {expires_at_ms:.0f} ms and was not run")
         return expires_at_ms
+
+
+def _drop_long_id(error: RecordError) -> None:
+    """An id above the limit must not come back as a large answer."""
+    if error.request_id is not None and len(error.request_id) > MAX_ID_CHARS:
+        error.request_id = None

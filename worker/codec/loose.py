@@ -19,6 +19,7 @@ from worker.codec.wire import WireParameters, WireRequest, WireTensor
 from worker.errors import RecordError
 from worker.tensors import DATATYPES, Shape
 
+NOT_MSGPACK = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 MAX_INPUTS = 64
 MAX_KEYS = 32
 MAX_TEXT_BYTES = 2048
@@ -27,7 +28,6 @@ NAME_OF_DTYPE = {dtype.str: name for name, dtype in DATATYPES.items() if name !=
 
 Fields = dict[str, msgspec.Raw]
 
-_keyed = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw])  # msgspec has no key type "str or bytes"
 _listed = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _anything = msgspec.msgpack.Decoder()
 _shape = msgspec.msgpack.Decoder(tuple[int, ...])
@@ -55,21 +55,27 @@ class LooseDecoder:
 
         Raises:
             RecordError: it is no request in any accepted form.
-            msgspec.DecodeError, UnicodeDecodeError, RecursionError: it is not even msgpack of the right kinds.
+            NOT_MSGPACK: it is not even msgpack, or its id is no text.
         """
         fields = _fields(value)
-        if "inputs" not in fields:
-            raise RecordError("malformed", "the request has no 'inputs'")
         identity = _identity.decode(fields["id"]) if "id" in fields else None
-        parameters = _parameters.decode(fields["parameters"]) if "parameters" in fields else None
-        if _length(fields["inputs"]) > MAX_INPUTS:
-            raise RecordError("malformed", f"'inputs' is no array of at most {MAX_INPUTS} tensors")
         try:
-            tensors = [self._tensor(raw) for raw in _listed.decode(fields["inputs"])]
+            return self._request(fields, identity)
         except RecordError as error:
             error.request_id = identity
             raise
-        return WireRequest(tensors, identity, parameters)
+        except NOT_MSGPACK as error:
+            malformed = RecordError("malformed", f"the value is not a request in msgpack: {str(error)[:300]}")
+            malformed.request_id = identity
+            raise malformed from error
+
+    def _request(self, fields: Fields, identity: str | None) -> WireRequest:
+        if "inputs" not in fields:
+            raise RecordError("malformed", "the request has no 'inputs'")
+        if _length(fields["inputs"]) > MAX_INPUTS:
+            raise RecordError("malformed", f"'inputs' is no array of at most {MAX_INPUTS} tensors")
+        parameters = _parameters.decode(fields["parameters"]) if "parameters" in fields else None
+        return WireRequest([self._tensor(raw) for raw in _listed.decode(fields["inputs"])], identity, parameters)
 
     def _tensor(self, raw: msgspec.Raw) -> WireTensor:
         fields = _fields(raw)
@@ -105,10 +111,15 @@ class LooseDecoder:
                 f"input {name!r} has {count} numbers as a list; the limit is {self._max_numbers}: send them as bytes",
             )
         is_flat = _length(raw) == count and not _is_nested(raw)
+        lists = sum(prod(shape[:depth]) for depth in range(len(shape)))
+        if not is_flat and lists > self._max_numbers:
+            raise RecordError("too_large", f"input {name!r} nests its numbers in {lists} lists: send them as bytes")
         numbers = _number_decoder(datatype, (count,) if is_flat else shape).decode(raw)
         try:
             with np.errstate(over="raise"):
                 array = np.array(numbers, dtype=DATATYPES[datatype]).reshape(-1)
+            if datatype == "BF16" and np.isinf(array).any() and not np.isinf(np.array(numbers)).any():
+                raise OverflowError  # numpy tells of its own types only
         except (OverflowError, FloatingPointError) as error:
             raise RecordError("wrong_datatype", f"input {name!r} has a number that {datatype} cannot hold") from error
         return _bytes_of(array)
@@ -140,14 +151,17 @@ def _from_msgpack_numpy(name: str, fields: Mapping[str, msgspec.Raw]) -> WireTen
 
 
 def _fields(value: bytes | msgspec.Raw) -> Fields:
-    """A map's entries with their values unread; keys may be str or bytes."""
-    if _length(value, is_map=True) > MAX_KEYS:
+    """A map's entries with their values unread; keys may be str or bytes, and stay small.
+
+    The map is read as an array of twice its length: so a key is looked at before it is decoded.
+    """
+    count = _length(value, is_map=True)
+    if count > MAX_KEYS:
         raise RecordError("malformed", f"expected a map of at most {MAX_KEYS} keys")
-    try:
-        entries = _keyed.decode(value)
-    except TypeError as error:
-        raise RecordError("malformed", "a map has a key that is neither text nor bytes") from error
-    return {key.decode() if isinstance(key, bytes) else key: entry for key, entry in entries.items()}
+    view = memoryview(value)
+    body = view[{0xDE: 3, 0xDF: 5}.get(view[0], 1) :]
+    entries = _listed.decode(b"\xdd" + (2 * count).to_bytes(4, "big") + bytes(body))
+    return {_string(key): entry for key, entry in zip(entries[::2], entries[1::2], strict=True)}
 
 
 def _length(value: bytes | msgspec.Raw, *, is_map: bool = False) -> int:

@@ -20,6 +20,8 @@ ALIGNMENT = 64  # bytes; every input starts on a cache line of its own
 INLINE_S = (
     0.0005  # a run that is shorter than this costs less than waking a thread and contending for the interpreter lock
 )
+REMEMBERED = 4096  # sizes
+
 Size = tuple[int, tuple[Shape, ...]]  # runs of one size take about as long: (bits of the row count, row shapes)
 
 
@@ -37,7 +39,7 @@ class CpuLane:
         self._outcome: list[NDArray[Any]] | BatchError = []
         self.padded_rows = 0
         self.ended_s = 0.0
-        self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self.stage_seconds: Mapping[str, float] = {}
 
     def open(self, row_shapes: Sequence[Shape]) -> tuple[int, list[memoryview]]:
@@ -70,15 +72,20 @@ class CpuLane:
 
     def run(self, session: OnnxSession, rows: int) -> None:
         """Run the batch; called by a thread of the backend."""
-        start_s = time.monotonic()
+        start_s, start_cpu_s = time.monotonic(), time.thread_time()
         try:
             outcome: list[NDArray[Any]] | BatchError = session.run([array[:rows] for array in self._inputs])
         except BatchError as error:
             outcome = error
         self._outcome = outcome
         self.ended_s = time.monotonic()
-        self.seconds = self.ended_s - start_s
-        self.stage_seconds = {"compute": self.seconds}
+        self.cpu_seconds = time.thread_time() - start_cpu_s
+        self.stage_seconds = {"compute": self.ended_s - start_s}
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last run did; how long that took tells nothing."""
+        return isinstance(self._outcome, BatchError)
 
     def outputs(self) -> list[NDArray[Any]]:
         if isinstance(self._outcome, BatchError):
@@ -119,7 +126,7 @@ class CpuBackend:
         self._free = [CpuLane(self, np.empty(max_bytes, np.uint8), held) for _ in range(lanes)]
         self._tasks: SimpleQueue[tuple[CpuLane, int] | None] = SimpleQueue()
         self._done: SimpleQueue[CpuLane] = SimpleQueue()
-        self._least_seconds: dict[Size, float] = {}  # that a run of this size took
+        self._last_seconds: dict[Size, float] = {}  # of processor time: waiting for a core or the lock is no work
         self._running = 0
         self._busy_since_s = 0.0
         self._busy_seconds = 0.0
@@ -152,7 +159,7 @@ class CpuBackend:
         if not self._running:
             self._busy_since_s = time.monotonic()
         self._running += 1
-        if self._least_seconds.get(lane.size, 0.0) > INLINE_S:
+        if self._last_seconds.get(lane.size, 0.0) > INLINE_S:
             self._tasks.put((lane, rows))
         else:
             lane.run(self._session, rows)  # so is the first one of its size, to see how long it takes
@@ -170,7 +177,10 @@ class CpuBackend:
         if lanes:
             self._running -= len(lanes)
             for lane in lanes:
-                self._least_seconds[lane.size] = min(lane.seconds, self._least_seconds.get(lane.size, lane.seconds))
+                if not lane.has_failed:
+                    self._last_seconds[lane.size] = lane.cpu_seconds
+            if len(self._last_seconds) > REMEMBERED:
+                self._last_seconds.clear()
             if not self._running:
                 self._busy_seconds += max(lane.ended_s for lane in lanes) - self._busy_since_s
         return lanes

@@ -51,7 +51,7 @@ class OnnxSession:
             raise ConfigError(f"model.onnx is {path}: no such file")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors come as exceptions; coloured lines would break the log
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle worker must cost nothing
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,67 @@
+"""Small ONNX models, made with onnx.helper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Axes = Sequence[int | str | None]
+Port = tuple[str, int, Axes]  # (name, TensorProto type, shape)
+
+ONNX_TYPES = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BF16": TensorProto.BFLOAT16,
+}
+FP32 = TensorProto.FLOAT
+INT64 = TensorProto.INT64
+
+
+def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, list(inputs), list(outputs), **attributes)
+
+
+def graph(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    constants: dict[str, Any] | None = None,
+) -> onnx.GraphProto:
+    return helper.make_graph(
+        list(nodes),
+        "test",
+        [helper.make_tensor_value_info(*port) for port in inputs],
+        [helper.make_tensor_value_info(*port) for port in outputs],
+        [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
+    )
+
+
+def save(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    constants: dict[str, Any] | None = None,
+) -> Path:
+    """Write the model to `path`; opset and IR version are old enough for every ONNX Runtime that the worker takes."""
+    whole = graph(nodes, inputs, outputs, constants)
+    onnx.save(helper.make_model(whole, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def identity(path: Path, onnx_type: int = FP32, axes: Axes = ("rows", 2)) -> Path:
+    return save(path, [node("Identity", ["x"], ["y"])], [("x", onnx_type, axes)], [("y", onnx_type, axes)])
