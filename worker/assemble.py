@@ -18,16 +18,23 @@ from worker.codec.encode import ResultEncoder
 from worker.config import Settings
 from worker.errors import ConfigError, EngineError
 from worker.health import ENGINE_CHECK, Health, HealthServer, Heartbeat
+from worker.kafka.answers import Answers
 from worker.kafka.at_least_once import AtLeastOnce
 from worker.kafka.connection import Connection
+from worker.kafka.exactly_once import ExactlyOnce
 from worker.metrics import Metrics
 from worker.observe import Observer
 from worker.pipeline import Pipeline
 from worker.protocols import Backend, Lane
+from worker.sections import DeliverySettings, KafkaSettings
 
 log = logging.getLogger(__name__)
 
 SPARE_LANES = 2  # full batches, above what the lanes hold, whose answers the broker may still owe an acknowledgement
+MODES: dict[str, Callable[[KafkaSettings, DeliverySettings, Connection], Answers]] = {
+    "at_least_once": AtLeastOnce,
+    "exactly_once": ExactlyOnce,
+}
 
 
 class Service:
@@ -66,7 +73,7 @@ def build(settings: Settings) -> Iterator[Service]:
     Raises:
         FatalError: a part cannot start; the message says which and why.
     """
-    if settings.delivery.mode != "at_least_once":
+    if settings.delivery.mode == "queue":
         raise ConfigError(
             f"delivery.mode is {settings.delivery.mode}, which this version does not have; use at_least_once"
         )
@@ -86,7 +93,7 @@ def build(settings: Settings) -> Iterator[Service]:
         log.info("model %s version %s on %s", backend.model.name, backend.model.version, dict(backend.describe()))
 
         connection = Connection(settings.kafka)
-        delivery = AtLeastOnce(settings.kafka, settings.delivery, connection)
+        delivery = MODES[settings.delivery.mode](settings.kafka, settings.delivery, connection)
         stack.callback(delivery.close)
         batcher: MicroBatcher[Lane] = MicroBatcher(
             backend.model,

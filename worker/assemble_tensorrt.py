@@ -73,7 +73,8 @@ def this_machine(device: int | str, flavour: str | None = None, *, needs_gpu: bo
 def is_here(device: int | str) -> bool:
     """Whether engine.backend: auto means tensorrt on this machine."""
     try:
-        this_machine(device)
+        find_device(device)  # first, for without a GPU there is no need to load TensorRT's libraries
+        load_tensorrt()
     except (GpuError, EngineError) as error:
         log.info("no TensorRT here: %s", error)
         return False

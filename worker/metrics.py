@@ -128,6 +128,9 @@ class Metrics:
         self.backlog_seconds = gauge("backlog_seconds", "Time that the present lag takes at the present rate.")
         self.rebalances = counter("rebalances", "Changes of the assignment: assign, revoke, lost.", "kind")
         self.commits = counter("commits", "Offset commits: ok, failed.", "outcome")
+        self.transactions = counter(
+            "transactions", "Transactions of exactly_once: committed, aborted, fenced.", "outcome"
+        )
         self.partitions_assigned = gauge("partitions_assigned", "Partitions that this worker has.")
         self.partitions_paused = gauge("partitions_paused", "Partitions paused because nothing more fits in.")
         self.retries = counter("retries", "Things done again, by reason: batch_failed, producer_full.", "reason")

@@ -9,7 +9,7 @@ from typing import Any
 
 from worker import __version__
 from worker.config import Settings
-from worker.kafka.at_least_once import AtLeastOnce
+from worker.kafka.answers import Answers
 from worker.kafka.connection import Connection
 from worker.kafka.ledger import Entry
 from worker.metrics import Metrics, set_lag
@@ -20,7 +20,7 @@ class Observer:
     """Listens to the delivery's and the clients' hooks; holds nothing that the flow depends on."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, connection: Connection, delivery: AtLeastOnce, backend: Backend
+        self, settings: Settings, metrics: Metrics, connection: Connection, delivery: Answers, backend: Backend
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -37,6 +37,7 @@ class Observer:
         delivery.on_dead_letter = lambda code: metrics.dead_letters.labels(code).inc()
         delivery.on_full = lambda: metrics.retries.labels("producer_full").inc()
         delivery.consumer.on_rebalance = lambda kind: metrics.rebalances.labels(kind).inc()
+        delivery.on_transaction = lambda outcome: metrics.transactions.labels(outcome).inc()
         delivery.consumer.on_commit = lambda outcome: metrics.commits.labels(outcome).inc()
         connection.on_statistics = self._report
         metrics.build_info.labels(__version__).set(1)

@@ -28,7 +28,7 @@ UNACKNOWLEDGED_S = 0.001  # while the broker owes acknowledgements
 BLOCKED_S = 0.02  # while nothing more fits in
 HOLD_AFTER_S = 1.0  # blocked for longer: pause the partitions, so that polling goes on and the membership survives
 INTAKE_BYTES = 1 << 20  # of one take; more would only wait in memory
-MAX_INTAKE = 256  # records of one take
+MAX_INTAKE = 128  # records of one take
 MAX_MESSAGE_CHARS = 1000
 
 

@@ -178,7 +178,9 @@ class DeliverySettings(Section):
     """What is promised about results and offsets."""
 
     mode: Literal["at_least_once", "exactly_once", "queue"] = Field("at_least_once", description="see docs/delivery.md")
-    commit_interval_ms: int = Field(500, ge=10, le=60_000, description="time between offset commits")
+    commit_interval_ms: int | None = Field(
+        None, ge=10, le=60_000, description="time between commits; default: 500, or 100 with exactly_once"
+    )
     max_in_flight_batches: int = Field(256, ge=1, description="batches whose results are not yet acknowledged")
     drain_timeout_s: float = Field(20.0, gt=0, description="time to finish what was taken in, on SIGTERM and on revoke")
     transactional_id: str | None = Field(None, description="exactly_once; default: group and host name")

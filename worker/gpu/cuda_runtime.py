@@ -60,8 +60,6 @@ class Cuda:
         text = self._runtime.cudaGetErrorString(status)[1]
         return name.decode(), text.decode()
 
-    # devices
-
     def device_count(self) -> int:
         return int(self._check(self._runtime.cudaGetDeviceCount(), "cudaGetDeviceCount"))
 
@@ -82,9 +80,6 @@ class Cuda:
         if (result := self._runtime.cudaSetDevice(ordinal))[0]:
             self._check(result, "cudaSetDevice")
 
-    def current_device(self) -> int:
-        return int(self._check(self._runtime.cudaGetDevice(), "cudaGetDevice"))
-
     def memory_info(self) -> tuple[int, int]:
         """(free, total) bytes of the current device."""
         free, total = self._check(self._runtime.cudaMemGetInfo(), "cudaMemGetInfo")
@@ -94,8 +89,6 @@ class Cuda:
         """False once an error has poisoned the context: then every call fails, and only a new process helps."""
         self._runtime.cudaGetLastError()
         return not self._runtime.cudaMemGetInfo()[0] and not self._runtime.cudaGetLastError()[0]
-
-    # memory
 
     def allocate_device(self, size: int) -> int:
         """Address of new device memory, 256-byte aligned; the caller frees it."""
@@ -122,8 +115,6 @@ class Cuda:
         """Enqueue a copy; `target` (pinned) holds it once the stream has come by."""
         if (result := self._runtime.cudaMemcpyAsync(target, source, size, self._to_host, stream))[0]:
             self._check(result, "cudaMemcpyAsync to the host")
-
-    # streams and events
 
     def create_stream(self) -> Handle:
         """A stream of the current device that does not wait for the default stream."""
@@ -158,21 +149,9 @@ class Cuda:
         if (result := self._runtime.cudaEventRecord(event, stream))[0]:
             self._check(result, "cudaEventRecord")
 
-    def is_reached(self, event: Handle) -> bool:
-        """Whether everything enqueued before the event was recorded has completed."""
-        status = (result := self._runtime.cudaEventQuery(event))[0]
-        if not status:
-            return True
-        if int(status) == self._not_ready:
-            return False
-        self._check(result, "a batch on the GPU")
-        return False
-
     def elapsed_s(self, start: Handle, end: Handle) -> float:
         """Seconds between two events that have been reached."""
         return float(self._check(self._runtime.cudaEventElapsedTime(start, end), "cudaEventElapsedTime")) / 1e3
-
-    # graphs
 
     def begin_capture(self, *, stream: Handle) -> None:
         """Record what this thread enqueues on the stream instead of running it."""
@@ -190,7 +169,7 @@ class Cuda:
             _, nodes = self._check(self._runtime.cudaGraphGetNodes(graph), "cudaGraphGetNodes")
             return self._check(self._runtime.cudaGraphInstantiate(graph, 0), "cudaGraphInstantiate"), int(nodes)
         finally:
-            self._runtime.cudaGraphDestroy(graph)
+            self._release(self._runtime.cudaGraphDestroy(graph), "cudaGraphDestroy")
 
     def launch_graph(self, graph: Handle, *, stream: Handle) -> None:
         if (result := self._runtime.cudaGraphLaunch(graph, stream))[0]:

@@ -168,10 +168,6 @@ class TensorRtLane:
         graph = capture(self._cuda, lambda: self._enqueue(batch), at_least_nodes=nodes, stream=self._stream)
         self._book.captured[row_shapes, rows] = CapturedBatch(graph, context)
 
-    def captured_rows(self, row_shapes: RowShapes) -> list[int]:
-        """Sizes there are graphs of, ascending."""
-        return sorted(rows for shapes, rows in self._book.captured if shapes == row_shapes)
-
     def use_buckets(self, buckets: Mapping[RowShapes, RowBuckets]) -> None:
         """Which batches run as which graph; nothing runs as a graph before this."""
         self._book.use_buckets(buckets)

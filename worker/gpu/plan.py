@@ -138,7 +138,8 @@ class Plan:
                 raise EngineError(f"{path} has {name!r} as {datatype}, its manifest as {spec.datatype}; build it again")
             if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
                 raise EngineError(f"tensor {name!r} of {path} decides about shapes; the worker serves data only")
-            if engine.get_tensor_format(name) != trt.TensorFormat.LINEAR:
+            indices = range(engine.num_optimization_profiles)
+            if any(engine.get_tensor_format(name, index) != trt.TensorFormat.LINEAR for index in indices):
                 raise EngineError(f"tensor {name!r} of {path} is not plain row-major; build it without direct I/O")
 
     def _profile(self, index: int) -> Profile:

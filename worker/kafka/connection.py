@@ -54,7 +54,13 @@ class Connection:
         return self._was_reached and all(self._brokers_up.values())
 
     def open_client(
-        self, kind: type[ClientT], name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]
+        self,
+        kind: type[ClientT],
+        name: str,
+        defaults: Mapping[str, Any],
+        own: Mapping[str, Any],
+        *,
+        is_replaceable: bool = False,
     ) -> ClientT:
         """A consumer or producer of this cluster.
 
@@ -63,6 +69,7 @@ class Connection:
             name: what log lines and statistics call it.
             defaults: the worker's own choice, which the user's settings override.
             own: the user's settings for this kind of client; kafka.client applies to all.
+            is_replaceable: when this client breaks for good, its owner opens another; else it ends the process.
 
         Raises:
             ConfigError: librdkafka does not know a key or refuses a value.
@@ -74,7 +81,7 @@ class Connection:
             **self._settings.client,
             **own,
             "bootstrap.servers": self._settings.bootstrap_servers,
-            "error_cb": self._on_error,
+            "error_cb": self._on_replaceable_error if is_replaceable else self._on_error,
             "stats_cb": lambda text: self._on_statistics(name, text),
         }
         try:
@@ -139,6 +146,10 @@ class Connection:
         self._last_error = error.str()
         if not self.refuse(error):
             log.warning("kafka client: %s", error.str())
+
+    def _on_replaceable_error(self, error: KafkaError) -> None:
+        if not error.fatal():
+            self._on_error(error)
 
     def _on_statistics(self, name: str, text: str) -> None:
         report = msgspec.json.decode(text)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.errors import KafkaRefused
 from worker.kafka.connection import Connection
 from worker.kafka.ledger import Entry, PartitionLedger, Reports
-from worker.sections import KafkaSettings
+from worker.sections import ClientValue, KafkaSettings
 
 log = logging.getLogger(__name__)
 
@@ -27,58 +30,83 @@ DEFAULTS = {
     "topic.metadata.refresh.interval.ms": 60_000,
 }
 CLASSIC_ONLY = ("partition.assignment.strategy",)  # librdkafka refuses them with group.protocol: consumer
+SEEK_TIMEOUT_S = 5.0
 
 
 class GroupConsumer:
     """Owns the confluent_kafka.Consumer and one ledger per assigned partition. One thread calls it."""
 
-    def __init__(self, settings: KafkaSettings, connection: Connection) -> None:
+    def __init__(
+        self, settings: KafkaSettings, connection: Connection, forced: Mapping[str, ClientValue] | None = None
+    ) -> None:
+        """Args:
+        settings: where, and the user's own keys.
+        connection: opens the client.
+        forced: keys of the delivery mode, over the user's.
+        """
         own = {**settings.client, **settings.consumer}
         defaults = dict(DEFAULTS)
         if own.get("group.protocol") == "consumer":
             defaults = {key: value for key, value in DEFAULTS.items() if key not in CLASSIC_ONLY}
-        forced = {
+        always = {
             "group.id": settings.group_id,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "on_commit": self._on_commit,
+            **(forced or {}),
         }
         self._connection = connection
-        self._client = connection.open_client(Consumer, "consumer", defaults, {**settings.consumer, **forced})
+        self._client = connection.open_client(Consumer, "consumer", defaults, {**settings.consumer, **always})
         self._topics = list(settings.input_topics)
         self._is_held = False
-        self._committed: dict[Place, int] = {}  # what was last sent to be committed
+        self._is_mixed = False  # held, and partitions came after that, which are not
+        self._waiter = ThreadPoolExecutor(1, "commit")  # the client's own waiting commit knows no deadline
+        self._late: Future[list[TopicPartition]] | None = None  # a commit that was not waited for to its end
+        self.is_fetching = False  # rebalance callbacks run inside fetch()
+        self._committed: dict[Place, tuple[int, str]] = {}  # what was last sent to be committed: offset, metadata
         self.in_flight = 0  # entries of all ledgers that are not settled
         self.reports = Reports()
         self.ledgers: dict[Place, PartitionLedger] = {}
-        self.on_revoke: Callable[[frozenset[Place]], None] = lambda _places: None
+        self.waiting: deque[Message] = deque()  # read, and not yet in a ledger
+        self.on_assign: Callable[[frozenset[Place]], None] = lambda _places: None
+        self.on_revoke: Callable[[frozenset[Place]], None] = lambda _places: None  # before they are forgotten
+        self.on_forget: Callable[[frozenset[Place]], None] = lambda _places: None  # revoked or lost
         self.on_rebalance: Callable[[str], None] = lambda _kind: None  # assign, revoke or lost
         self.on_commit: Callable[[str], None] = lambda _outcome: None  # ok or failed
+        self.metadata_of: Callable[[Place], str] = lambda _place: ""  # what a commit says besides the offset
 
     def subscribe(self) -> None:
-        """Join the group; partitions arrive through take()."""
+        """Join the group; partitions arrive through fetch()."""
         self._client.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
-    def take(self, max_records: int, timeout_s: float) -> list[Entry]:
-        """Up to max_records new records, each in its ledger; waits up to timeout_s for the first one.
+    def fetch(self, max_records: int, timeout_s: float) -> list[Message]:
+        """Up to max_records new records, for admit(); waits up to timeout_s for the first one.
 
         Raises:
             KafkaRefused: the cluster will not have us.
         """
         messages: Sequence[Message] = ()
-        if timeout_s > 0 and (first := self._client.poll(timeout_s)) is not None:
-            messages = [first, *self._client.consume(max_records - 1, 0)] if max_records > 1 else [first]
-        elif timeout_s <= 0:
-            messages = self._client.consume(max_records, 0)
+        self.is_fetching = True  # what is in this method's hands is behind the position, and in no ledger
+        try:
+            if timeout_s > 0 and (first := self._client.poll(timeout_s)) is not None:
+                messages = [first, *self._client.consume(max_records - 1, 0)] if max_records > 1 else [first]
+            elif timeout_s <= 0:
+                messages = self._client.consume(max_records, 0)
+        finally:
+            self.is_fetching = False
         self._connection.raise_refusal()
+        return list(messages)
+
+    def admit(self, messages: Iterable[Message]) -> list[Entry]:
+        """Put fetched records into the ledgers of their partitions; drop those that were handed over meanwhile."""
         entries = []
         ledgers = self.ledgers
         for message in messages:
             if (error := message.error()) is not None:
-                self._failed(error)
+                self.failed(error)
                 continue
             ledger = ledgers.get((message.topic(), message.partition()))  # type: ignore[arg-type]  # consumed: never None
-            if ledger is not None:  # else handed over while this very call ran
+            if ledger is not None:
                 entries.append(ledger.admit(message))  # type: ignore[arg-type]  # see records.Record
         self.in_flight += len(entries)
         return entries
@@ -91,9 +119,9 @@ class GroupConsumer:
 
     def hold(self, is_held: bool) -> None:
         """Pause or resume every assigned partition. What the client had fetched ahead is fetched again on resume."""
-        if is_held == self._is_held:
+        if is_held == self._is_held and not (is_held and self._is_mixed):
             return
-        self._is_held = is_held
+        self._is_held, self._is_mixed = is_held, False
         partitions = self._client.assignment()
         if is_held:
             self._client.pause(partitions)
@@ -104,47 +132,149 @@ class GroupConsumer:
     def is_held(self) -> bool:
         return self._is_held
 
-    def commit(self, *, wait: bool = False, places: frozenset[Place] | None = None) -> None:
-        """Commit what is settled and was not committed before.
-
-        Args:
-            wait: return only when the broker has answered; else the answer goes to on_commit.
-            places: only these partitions; None for all.
-        """
-        offsets = []
+    def due(self, places: frozenset[Place] | None = None) -> list[TopicPartition]:
+        """Offsets, with their metadata, that are settled and were not sent to be committed before."""
+        found = []
         for place, ledger in self.ledgers.items():
             if places is not None and place not in places:
                 continue
             offset = self._committable(ledger)
-            if offset is not None and offset != self._committed.get(place):
-                offsets.append(TopicPartition(*place, offset))
+            if offset is None:
+                continue
+            metadata = self.metadata_of(place)
+            if self._committed.get(place) != (offset, metadata):
+                found.append(TopicPartition(*place, offset, metadata=metadata))
+        return found
+
+    def commit(self, *, timeout_s: float = 0.0, places: frozenset[Place] | None = None) -> bool:
+        """Commit what is due.
+
+        Args:
+            timeout_s: how long to wait for the broker's answer; with 0 it goes to on_commit.
+            places: only these partitions; None for all.
+
+        Returns:
+            False where it is not known to have worked; it is due again then.
+        """
+        if self._late is not None and timeout_s > 0:
+            wait((self._late,), timeout_s)
+            if not self._late.done():
+                return False
+            self._late = None
+        offsets = self.due(places)
         if not offsets:
-            return
-        for partition in offsets:
-            self._committed[(partition.topic, partition.partition)] = partition.offset
+            return True
+        self.note(offsets)
         try:
-            if wait:
-                answered = self._client.commit(offsets=offsets, asynchronous=False)
-                self._on_commit(None, answered or [])
-            else:
+            if timeout_s <= 0:
                 self._client.commit(offsets=offsets, asynchronous=True)
+                return True
+            self._late = self._waiter.submit(self._client.commit, offsets=offsets, asynchronous=False)
+            answered = self._late.result(timeout_s)
         except KafkaException as error:
-            self._on_commit(error.args[0], offsets)
+            return self._on_commit(error.args[0], offsets)
+        except TimeoutError:
+            return self._on_commit(KafkaError(KafkaError._TIMED_OUT), offsets)
+        return self._on_commit(None, answered or [])
+
+    def note(self, offsets: Iterable[TopicPartition]) -> None:
+        """These are committed, or sent to be: they are not due again."""
+        for each in offsets:
+            self._committed[(each.topic, each.partition)] = (each.offset, each.metadata or "")
+
+    def is_noted(self, place: Place) -> bool:
+        """Whether a commit of this partition was made, or read."""
+        return place in self._committed
+
+    def committed(self, places: Iterable[Place], timeout_s: float) -> list[TopicPartition]:
+        """Offsets and metadata that the group has committed; with read_committed it waits for open transactions.
+
+        May be called by any thread.
+
+        Raises:
+            KafkaException: no answer, or not for every partition.
+        """
+        answered = self._client.committed([TopicPartition(*place) for place in places], timeout=timeout_s)
+        for each in answered:
+            if each.error is not None:
+                raise KafkaException(each.error)
+        return answered
+
+    def group_metadata(self) -> object | None:
+        """Who we are, for send_offsets_to_transaction; None while we are no member.
+
+        An expelled client's metadata has no member id, and the broker takes a transaction's offsets from such a one
+        without a look at the generation.
+        """
+        metadata = self._client.consumer_group_metadata()
+        member = self._client.memberid()
+        return metadata if member and member.encode() in metadata else None
+
+    def forget_work(self) -> dict[Place, int]:
+        """Start all ledgers anew, after an abort.
+
+        Returns:
+            Where each partition's unsettled work began, for those that had any.
+        """
+        starts = {}
+        for place, ledger in self.ledgers.items():
+            start = ledger.next_offset if ledger.next_offset is not None else ledger.oldest_offset
+            if start is not None:
+                starts[place] = start
+            self._renew(place)
+        for message in self.waiting:
+            starts.setdefault((message.topic() or "", message.partition() or 0), message.offset() or 0)
+        self.waiting.clear()
+        return starts
+
+    def rewind(self, starts: Mapping[Place, int]) -> None:
+        """Go on reading at these offsets; partitions that are no longer ours are left out.
+
+        Raises:
+            KafkaRefused: the client would not.
+        """
+        for place, offset in starts.items():
+            if place not in self.ledgers:
+                continue
+            give_up_s = time.monotonic() + SEEK_TIMEOUT_S
+            while True:
+                try:
+                    self._client.seek(TopicPartition(*place, offset))
+                    break
+                except KafkaException as error:
+                    if time.monotonic() > give_up_s:
+                        raise KafkaRefused(
+                            f"cannot go back to {place[0]}/{place[1]}/{offset}: {error.args[0].str()}"
+                        ) from error
+                time.sleep(0.05)
 
     def close(self) -> None:
         """Leave the group; what is not committed goes to the successor."""
         self._client.close()
+        self._waiter.shutdown(wait=False, cancel_futures=True)
+
+    def position(self, ledger: PartitionLedger, settled: int | None) -> int | None:
+        """`settled`, or the place behind the control records that follow it, where nothing else was read."""
+        if self.is_fetching:
+            return settled
+        for message in self.waiting:
+            if message.partition() == ledger.partition and message.topic() == ledger.topic:
+                return message.offset()
+        (here,) = self._client.position([TopicPartition(ledger.topic, ledger.partition)])
+        return settled if here.offset < 0 else max(here.offset, settled or 0)
 
     def _committable(self, ledger: PartitionLedger) -> int | None:
         """Where a successor would start. With nothing in flight that is the position, behind control records too."""
         if len(ledger):
-            return ledger.next_offset
-        (here,) = self._client.position([TopicPartition(ledger.topic, ledger.partition)])
-        if here.offset < 0:
-            return ledger.next_offset
-        return max(here.offset, ledger.next_offset or 0)
+            return ledger.next_offset if ledger.next_offset is not None else ledger.oldest_offset
+        return self.position(ledger, ledger.next_offset)
 
-    def _failed(self, error: KafkaError) -> None:
+    def failed(self, error: KafkaError) -> None:
+        """Judge what the client gave in place of a record.
+
+        Raises:
+            KafkaRefused: no waiting mends it.
+        """
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
             return
@@ -157,19 +287,17 @@ class GroupConsumer:
         log.warning("kafka consumer: %s", error.str())
 
     def _assigned(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
-        for partition in partitions:
-            self.ledgers[(partition.topic, partition.partition)] = PartitionLedger(
-                partition.topic, partition.partition, self.reports
-            )
-        if self._is_held:
-            self._is_held = False  # the new ones run: the pipeline holds all of them again if it still must
+        places = frozenset((partition.topic, partition.partition) for partition in partitions)
+        for place in places:
+            self._renew(place)
+        self._is_mixed = self._is_held  # the pipeline holds all of them again if it still must
+        self.on_assign(places)
         self.on_rebalance("assign")
         log.info("assigned %s", _named(partitions))
 
     def _revoked(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
         places = frozenset((partition.topic, partition.partition) for partition in partitions)
         self.on_revoke(places)
-        self.commit(wait=True, places=places)
         self._forget(places)
         self.on_rebalance("revoke")
         log.info("revoked %s", _named(partitions))
@@ -180,21 +308,33 @@ class GroupConsumer:
         self.on_rebalance("lost")
         log.warning("lost %s; their records will be answered by another member", _named(partitions))
 
+    def _renew(self, place: Place) -> None:
+        if (old := self.ledgers.get(place)) is not None:
+            old.is_revoked = True
+            self.in_flight -= len(old)
+        self.ledgers[place] = PartitionLedger(*place, self.reports)
+
     def _forget(self, places: frozenset[Place]) -> None:
         for place in places:
             self._committed.pop(place, None)
             if (ledger := self.ledgers.pop(place, None)) is not None:
                 ledger.is_revoked = True
                 self.in_flight -= len(ledger)
+        self.waiting = deque(
+            message for message in self.waiting if (message.topic(), message.partition()) not in places
+        )
+        self.on_forget(places)
 
-    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> bool:
         failed = [partition for partition in partitions if error is not None or partition.error is not None]
         for partition in failed:
             self._committed.pop((partition.topic, partition.partition), None)  # due again at the next commit
         if failed:
             reason = error.str() if error is not None else str(failed[0].error)
             log.warning("commit of %s failed, will be tried again: %s", _named(failed), reason)
-        self.on_commit("failed" if failed or error is not None else "ok")
+        is_ok = not failed and error is None
+        self.on_commit("ok" if is_ok else "failed")
+        return is_ok
 
 
 def _named(partitions: Sequence[TopicPartition]) -> str:

@@ -84,6 +84,22 @@ class PartitionLedger:
             yield unpublished[0]
             unpublished.popleft()
 
+    @property
+    def oldest_offset(self) -> int | None:
+        """Offset of the oldest entry that is not settled; None while there is none."""
+        return self._entries[0].record.offset() if self._entries else None
+
+    @property
+    def published_end(self) -> int | None:
+        """Offset behind the last published entry that is not settled; None while there is none."""
+        count = len(self._entries) - len(self._unpublished)
+        return self._entries[count - 1].record.offset() + 1 if count else None
+
+    @property
+    def is_published(self) -> bool:
+        """Whether every entry is published."""
+        return not self._unpublished
+
     def settle(self) -> int:
         """Close the account of the leading entries that are done; the number of them."""
         entries = self._entries

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from worker.kafka.connection import Connection
 from worker.records import Headers
-from worker.sections import KafkaSettings
+from worker.sections import ClientValue, KafkaSettings
 
 DEFAULTS = {
     "enable.idempotence": True,
@@ -29,10 +29,26 @@ class TooLarge(Exception):
 class ResultProducer:
     """Owns the confluent_kafka.Producer. One thread calls it."""
 
-    def __init__(self, settings: KafkaSettings, connection: Connection) -> None:
+    def __init__(
+        self, settings: KafkaSettings, connection: Connection, mode: Mapping[str, ClientValue] | None = None
+    ) -> None:
+        """Args:
+        settings: where, and the user's own keys.
+        connection: opens the client.
+        mode: defaults of the delivery mode, beside the ones for all.
+        """
         self._connection = connection
-        self._client = connection.open_client(Producer, "producer", DEFAULTS, settings.producer)
+        self._settings = settings
+        self._defaults = {**DEFAULTS, **(mode or {})}
+        self.client = self._open()
         self._partitions: dict[str, int] = {}
+
+    def renew(self) -> None:
+        """Put a new client in the place of the old one, and forget what that one still had."""
+        old = self.client
+        old.purge(blocking=False)
+        self.client = self._open()
+        old.flush(0)
 
     def check(self, read: list[str], written: list[str]) -> None:
         """Wait for the cluster and see that all topics are there.
@@ -40,7 +56,7 @@ class ResultProducer:
         Raises:
             KafkaRefused: no broker, no login, or a topic is missing.
         """
-        self._partitions = self._connection.check(self._client, [*read, *written])
+        self._partitions = self._connection.check(self.client, [*read, *written])
 
     def send(
         self,
@@ -66,7 +82,7 @@ class ResultProducer:
         partition = source_partition % self._partitions[topic] if key is None else -1  # -1: by the key
         try:
             # by position: names would cost half a microsecond a record
-            self._client.produce(topic, value, key, partition, on_delivery, None, timestamp_ms, headers)
+            self.client.produce(topic, value, key, partition, on_delivery, None, timestamp_ms, headers)
         except BufferError:
             return False
         except KafkaException as error:
@@ -77,14 +93,20 @@ class ResultProducer:
 
     def poll(self, timeout_s: float) -> None:
         """Run delivery callbacks; waits up to timeout_s for the first one."""
-        self._client.poll(timeout_s)
+        self.client.poll(timeout_s)
 
     @property
     def queued(self) -> int:
         """Messages that the broker has not acknowledged."""
-        return len(self._client)
+        return len(self.client)
 
     def close(self) -> None:
         """Drop what is still queued: it is not committed, so a successor will publish it."""
-        self._client.purge(in_queue=True, in_flight=False, blocking=False)
-        self._client.flush(0.5)
+        self.client.purge(in_queue=True, in_flight=False, blocking=False)
+        self.client.flush(0.5)
+
+    def _open(self) -> Producer:
+        is_replaceable = "transactional.id" in self._defaults
+        return self._connection.open_client(
+            Producer, "producer", self._defaults, self._settings.producer, is_replaceable=is_replaceable
+        )

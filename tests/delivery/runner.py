@@ -1,0 +1,96 @@
+"""`trt-worker run` with something wrong on purpose: `python -m tests.delivery.runner CONFIG JSON`.
+
+What the JSON may ask for:
+
+    abort_one_in     exactly_once: of so many transactions, one is aborted after its offsets were sent
+    mutant           no_rewind | early_commit: a worker that breaks the promise, for the tests of the tests
+    batches          a scripted backend in place of ONNX Runtime: {"raise" | "abort" | "hang": value of a row}
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import TopicPartition
+
+from tests.records import model_of, spec
+from tests.scripted_backend import Abort, Action, Answer, Batch, Fail, Hang, ScriptedBackend
+from worker import assemble, cli
+from worker.config import Settings
+from worker.kafka import exactly_once
+from worker.kafka.exactly_once import ExactlyOnce, State
+from worker.kafka.ledger import Entry
+
+COLUMNS = 144
+
+
+def abort_one_in(count: int) -> None:
+    """Have transactions aborted at random."""
+    make = ExactlyOnce.__init__
+    rng = random.Random(7)
+
+    def make_and_arm(self: ExactlyOnce, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        self.transactions.should_abort = lambda: rng.randrange(count) == 0
+
+    ExactlyOnce.__init__ = make_and_arm  # type: ignore[method-assign]
+
+
+def no_rewind(self: ExactlyOnce, committed: list[TopicPartition]) -> None:
+    """Go on reading where the aborted transaction stood."""
+    self._reports.failed.clear()
+    self._consumer.hold(False)
+    self._state = State.IDLE
+
+
+def early_commit(self: ExactlyOnce, max_records: int, timeout_s: float) -> list[Entry]:
+    """Commit a record as soon as it is read."""
+    entries = super(ExactlyOnce, self).take(max_records, timeout_s)
+    ends = {(entry.ledger.topic, entry.ledger.partition): entry.record.offset() + 1 for entry in entries}
+    if ends:
+        offsets = [TopicPartition(*place, offset) for place, offset in ends.items()]
+        self.consumer._client.commit(offsets=offsets, asynchronous=True)
+    return entries
+
+
+def scripted(values: dict[str, float]) -> None:
+    """Batches that hold certain values do certain things; all others are answered with their inputs."""
+    actions: dict[str, Action] = {"raise": Fail("scripted"), "abort": Abort(after_s=0.02), "hang": Hang()}
+
+    def script(batch: Batch) -> Action:
+        for name, value in values.items():
+            if batch.has(value):
+                return actions[name]
+        return Answer(after_s=0.002)
+
+    @contextmanager
+    def open_backend(settings: Settings) -> Iterator[ScriptedBackend]:
+        model = model_of(spec("x", shape=(-1, COLUMNS)), outputs=(spec("y", shape=(-1, COLUMNS)),))
+        rows = settings.batching.max_rows
+        yield ScriptedBackend(model, script, lanes=3, max_rows=rows, max_bytes=rows * 4 * COLUMNS)
+
+    assemble.open_backend = open_backend
+
+
+def main() -> None:
+    config, options = sys.argv[1], json.loads(sys.argv[2])
+    if (count := options.get("abort_one_in")) is not None:
+        abort_one_in(count)
+    match options.get("mutant"):
+        case "no_rewind":
+            exactly_once.ExactlyOnce._resume = no_rewind  # type: ignore[method-assign, assignment]
+        case "early_commit":
+            exactly_once.ExactlyOnce.take = early_commit  # type: ignore[method-assign]
+    if (values := options.get("batches")) is not None:
+        scripted(values)
+    sys.argv = ["trt-worker", "run", "--config", config]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

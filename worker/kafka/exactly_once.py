@@ -1,0 +1,329 @@
+"""Delivery mode exactly_once: answers and the offsets of their records in one transaction.
+
+    idle --(something to publish)--> open --(due)--> closing --(all acknowledged)--> committing --> idle
+                                        \\_________________ anything goes wrong ______________/
+                                                              recovering --> idle
+
+A transaction takes what is publishable until it is due; then its answers are flushed, and the offsets sent and
+committed by a thread, while intake, lanes and encoding go on and the next transaction's answers gather in the ledgers.
+When it fails, the work of all partitions is forgotten, and reading goes back to the committed offsets: an abort alone
+does not rewind the consumer.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from enum import Enum
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from worker.deadline import Deadline
+from worker.errors import KafkaRefused
+from worker.kafka.answers import Answers
+from worker.kafka.connection import Connection
+from worker.kafka.consumer import Place
+from worker.kafka.ledger import Entry
+from worker.kafka.size_limits import SizeLimits
+from worker.kafka.transactions import CALL_TIMEOUT_S, Outcome, Transactions
+from worker.sections import DeliverySettings, KafkaSettings
+
+log = logging.getLogger(__name__)
+
+COMMIT_INTERVAL_MS = 100
+TRANSACTION_RECORDS = 8_000  # more would only keep the next ones waiting
+IDLE_COMMIT_S = 0.5  # between looks for positions behind control records
+LOSSES = frozenset((KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))  # what an abort itself makes
+
+
+class State(Enum):
+    IDLE = "idle"
+    OPEN = "open"
+    CLOSING = "closing"
+    COMMITTING = "committing"
+    RECOVERING = "recovering"
+
+
+class ExactlyOnce(Answers):
+    """settle: publish into the open transaction, close it when it is due, go on when it is committed."""
+
+    def __init__(self, kafka: KafkaSettings, delivery: DeliverySettings, connection: Connection) -> None:
+        self._interval_s = (delivery.commit_interval_ms or COMMIT_INTERVAL_MS) / 1000
+        name = delivery.transactional_id or f"{kafka.group_id}-{socket.gethostname()}"
+        self._transactions = Transactions(kafka, connection, name, self._interval_s)
+        super().__init__(
+            kafka, delivery, connection, self._transactions.producer, {"isolation.level": "read_committed"}
+        )
+        self._startup_timeout_s = kafka.startup_timeout_s
+        self._consumer.on_assign = self._assigned
+        self._state = State.IDLE
+        self._published: list[Entry] = []  # of the present transaction
+        self._offsets: list[TopicPartition] = []  # of the present transaction
+        self._half: Entry | None = None  # published in part: its transaction cannot close yet
+        self._starts: dict[Place, int] = {}  # while recovering: where to go back to if nothing is committed
+        self._fresh: set[Place] = set()  # while recovering: assigned meanwhile
+        self._limits = SizeLimits()
+        self._began_s = 0.0
+        self._closed_s = 0.0
+        self._next_idle_commit_s = 0.0
+        self._is_asked = True  # the pipeline takes records in, else it waits for us
+        self._wants_hold = False
+
+    @property
+    def transactions(self) -> Transactions:
+        """The transactional producer; tests abort on purpose."""
+        return self._transactions
+
+    def start(self) -> None:
+        self._producer.check([], [])
+        self._transactions.start(self._startup_timeout_s)
+        super().start()
+
+    def take(self, max_records: int, timeout_s: float) -> list[Entry]:
+        self._is_asked = True
+        return super().take(max_records, timeout_s)
+
+    def _fetch(self, max_records: int, timeout_s: float) -> list[Message]:
+        messages = super()._fetch(1 if self._is_in(State.RECOVERING) else max_records, timeout_s)
+        if not self._is_in(State.RECOVERING):
+            return messages
+        for message in messages:  # it is all read again; recovery ends outside of this method only
+            if message.error() is None:
+                self._starts.setdefault(_place(message), message.offset() or 0)
+        return []
+
+    def settle(self, timeout_s: float) -> None:
+        if self._transactions.is_busy:
+            if self._is_in(State.RECOVERING) and self._consumer.is_fetching:
+                return  # what this fetch still brings is from before the rewind
+            if self._transactions.wait(timeout_s):
+                self._conclude()
+            elif self._is_in(State.COMMITTING):
+                self._producer.poll(0)
+            return
+        if self._is_in(State.IDLE, State.OPEN) and not self._publish():
+            return
+        self._producer.poll(timeout_s)
+        if self._reports.failed:
+            self._look_at_failures()
+        elif self._is_in(State.OPEN) and self._is_due():
+            self._state = State.CLOSING
+        elif self._is_in(State.IDLE) and not self._consumer.in_flight:
+            self._commit_positions()
+        if self._is_in(State.CLOSING) and not self._producer.queued:
+            self._commit_transaction()
+        self._is_asked = False
+
+    @property
+    def unacknowledged(self) -> int:
+        return int(not self._is_in(State.IDLE))
+
+    def hold(self, is_held: bool) -> None:
+        self._wants_hold = is_held
+        if not self._is_in(State.RECOVERING):
+            self._consumer.hold(is_held)
+
+    def commit(self) -> None:
+        deadline = Deadline(CALL_TIMEOUT_S)
+        self._settle_all(deadline)
+        self._leaving = frozenset(self._consumer.ledgers)
+        self._commit_due(deadline)
+
+    def close(self) -> None:
+        self._consumer.on_revoke = lambda _places: None
+        self._transactions.close(is_open=not self._is_in(State.IDLE))
+        self._consumer.close()
+
+    def _assigned(self, places: frozenset[Place]) -> None:
+        self._caution.assign(places)
+        self._fresh |= places
+        for place in places:
+            self._starts.pop(place, None)
+
+    def _revoke(self, places: frozenset[Place]) -> None:
+        """Bring the records of these partitions to an end, in a transaction that is over, before they are let go."""
+        deadline = Deadline(self._drain_timeout_s)
+        self._finish(places, deadline)
+        deadline = Deadline(max(CALL_TIMEOUT_S, deadline.left_s))
+        self._settle_all(deadline)
+        if left := self.in_flight(places):
+            log.warning(
+                "%d records of revoked partitions were not answered in time; the next owner reads them again", left
+            )
+        self._leaving = places
+        self._commit_due(deadline, places)
+        self._leaving = frozenset()
+
+    def _settle_all(self, deadline: Deadline) -> None:
+        """Bring the present transaction to its end; publish nothing more."""
+        while not self._is_in(State.IDLE, State.RECOVERING) and not deadline.is_over:
+            if self._is_in(State.OPEN) and self._half is None:
+                self._state = State.CLOSING
+            self.settle(0.01)
+
+    def _commit_due(self, deadline: Deadline, places: frozenset[Place] | None = None) -> bool:
+        """Commit what is due in a transaction of its own, and wait for it."""
+        if self._is_in(State.IDLE) and (offsets := self._consumer.due(places)):
+            self._commit_only(offsets)
+            while self._is_in(State.COMMITTING) and not deadline.is_over:
+                self.settle(0.01)
+        return self._is_in(State.IDLE)
+
+    def _is_in(self, *states: State) -> bool:
+        return self._state in states
+
+    def _commit_marks(self) -> bool:
+        deadline = Deadline(CALL_TIMEOUT_S)
+        self._settle_all(deadline)
+        return self._commit_due(deadline)
+
+    def _publish(self) -> bool:
+        """Hand to the producer what is answered and whose turn it is; False where the transaction has failed."""
+        self._is_full = False
+        while self._touched:
+            ledger = self._touched.pop()
+            if ledger.is_revoked:
+                continue
+            for entry in ledger.publishable():
+                try:
+                    if self._is_in(State.IDLE):
+                        self._transactions.begin()
+                        self._state, self._began_s = State.OPEN, time.monotonic()
+                    if self._limits:
+                        self._limits.shrink(entry, self._smaller)
+                    is_sent = self._send(entry)
+                except KafkaException as error:  # the transaction failed already
+                    log.warning("nothing can be published: %s", error.args[0].str())
+                    self._rewind(Outcome.BROKEN)
+                    return False
+                if not is_sent:
+                    self._half = entry if entry.unacknowledged else None
+                    self._touched.add(ledger)
+                    self._is_full = True
+                    self.on_full()
+                    return True
+                self._published.append(entry)
+        self._half = None
+        return True
+
+    def _is_due(self) -> bool:
+        if self._half is not None:
+            return False
+        now_s = time.monotonic()
+        if now_s - self._began_s >= self._interval_s or len(self._published) >= TRANSACTION_RECORDS:
+            return True
+        is_drained = len(self._published) >= self._consumer.in_flight
+        return is_drained and (not self._is_asked or now_s - self._closed_s >= self._interval_s)
+
+    def _commit_transaction(self) -> None:
+        """Send it on its way with the offsets behind what it answers."""
+        self._closed_s = time.monotonic()
+        metadata = self._consumer.group_metadata()  # before the assignment is read: an older one only fails
+        ledgers = {entry.ledger for entry in self._published}
+        if metadata is None or any(ledger.is_revoked for ledger in ledgers):
+            log.warning("partitions of the open transaction were lost: it is aborted")
+            self._rewind(Outcome.REFUSED)
+            return
+        self._offsets = []
+        for ledger in ledgers:
+            offset = ledger.published_end
+            if ledger.is_published:
+                offset = self._consumer.position(ledger, offset)
+            if offset is not None:
+                place = (ledger.topic, ledger.partition)
+                self._offsets.append(TopicPartition(*place, offset, metadata=self._metadata_of(place)))
+        self._state = State.COMMITTING
+        self._transactions.commit(self._offsets, metadata)
+
+    def _commit_positions(self) -> None:
+        """Nothing is in flight: commit behind control records, too, so that no lag is left."""
+        now_s = time.monotonic()
+        if now_s < self._next_idle_commit_s:
+            return
+        self._next_idle_commit_s = now_s + max(IDLE_COMMIT_S, self._interval_s)
+        if not self._caution.unread and (offsets := self._consumer.due()):
+            self._commit_only(offsets)
+
+    def _commit_only(self, offsets: list[TopicPartition]) -> None:
+        metadata = self._consumer.group_metadata()
+        if metadata is None:
+            return
+        try:
+            self._transactions.begin()
+        except KafkaException as error:
+            log.warning("no transaction can be begun: %s", error.args[0].str())
+            self._rewind(Outcome.BROKEN)
+            return
+        self._offsets, self._state = offsets, State.COMMITTING
+        self._transactions.commit(offsets, metadata)
+
+    def _conclude(self) -> None:
+        """The thread is done."""
+        result: Any = self._transactions.finish()
+        if self._state is State.RECOVERING:
+            self._resume(result)
+        elif result is not Outcome.COMMITTED:
+            self._rewind(result)
+        else:
+            self.on_transaction("committed")
+            self._state = State.IDLE
+            settled, self._published = self._published, []
+            for entry in settled:
+                entry.is_done = True
+            if self._limits:
+                self._limits.forget(settled)
+            self._consumer.note(
+                each for each in self._offsets if (each.topic, each.partition) in self._consumer.ledgers
+            )
+            self._consumer.settle({entry.ledger for entry in settled})
+            if settled:
+                self.on_settled(settled)
+
+    def _look_at_failures(self) -> None:
+        """The transaction cannot commit. A message too large for its topic gets a smaller one the next time."""
+        failed, self._reports.failed = self._reports.failed, []
+        outcome = Outcome.REFUSED
+        for entry, topic, size, error in failed:
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                self._limits.refuse(entry, topic, size)
+            elif error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNKNOWN_TOPIC):
+                raise KafkaRefused(f"topic {topic} does not take answers: {error.str()}; nothing was committed for it")
+            elif error.code() not in LOSSES:
+                log.warning("topic %s did not take an answer: %s", topic, error.str())
+                outcome = Outcome.BROKEN
+        self._rewind(outcome)
+
+    def _rewind(self, outcome: Outcome) -> None:
+        """Forget all work, get rid of the transaction, and find out where to go back to."""
+        self.on_transaction("fenced" if outcome is Outcome.FENCED else "aborted")
+        self._published, self._offsets, self._half = [], [], None
+        self._touched.clear()
+        self._reports.failed.clear()
+        self._is_full = False
+        self._caution.end()
+        self._starts = self._consumer.forget_work()
+        self._fresh = set()
+        self._consumer.hold(True)
+        self._state = State.RECOVERING
+        places = frozenset(self._consumer.ledgers)
+        self._transactions.recover(outcome, lambda timeout_s: self._consumer.committed(places, timeout_s))
+
+    def _resume(self, committed: list[TopicPartition]) -> None:
+        """Go back to what is committed, and go on."""
+        starts = dict(self._starts)
+        for each in committed:
+            place = (each.topic, each.partition)
+            if each.offset >= 0 and place not in self._fresh:
+                starts[place] = each.offset
+                self._consumer.note([each])
+        self._reports.failed.clear()  # what the abort itself made
+        self._consumer.hold(False)  # before the seek, which drops what comes now
+        self._consumer.rewind(starts)
+        self._state = State.IDLE
+        self._consumer.hold(self._wants_hold)
+
+
+def _place(message: Message) -> Place:
+    return message.topic() or "", message.partition() or 0

@@ -1,0 +1,211 @@
+"""A transactional producer whose slow calls (commit, abort, replacement) run on a thread of their own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from enum import Enum
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from worker.deadline import Deadline
+from worker.errors import KafkaRefused
+from worker.kafka.connection import REFUSALS, Connection
+from worker.kafka.producer import ResultProducer
+from worker.sections import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+CALL_TIMEOUT_S = 15.0  # of one call to the cluster; then the outcome is unknown and the producer is replaced
+RECOVERY_TIMEOUT_S = 300.0  # as long as an answer may wait to be published in the other modes
+RETRY_S = 0.1
+FENCES_ALLOWED = 5  # in so many seconds; a transaction that timed out looks like a fence, but is much slower
+FENCES_WITHIN_S = 30.0
+FENCED = frozenset(
+    (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED, KafkaError._FATAL)
+)
+Offsets = Sequence[TopicPartition]
+
+
+class Outcome(Enum):
+    """How a transaction ended."""
+
+    COMMITTED = "committed"
+    REFUSED = "refused"  # nothing of it counts; the producer is good once it has aborted
+    BROKEN = "broken"  # what of it counts is not known; the producer must be replaced
+    FENCED = "fenced"  # another producer has our transactional.id, or the transaction took too long
+
+
+class Transactions:
+    """One transactional.id. Between begin() and the end of commit(), the owner sends through `producer`.
+
+    While `is_busy` the producer belongs to the thread; poll `finished` or wait().
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, connection: Connection, transactional_id: str, interval_s: float
+    ) -> None:
+        self._id = transactional_id
+        self._fenced_s: list[float] = []
+        self._work: Future[object] | None = None
+        self._thread = ThreadPoolExecutor(1, "transactions")
+        self.should_abort: Callable[[], bool] = lambda: False  # tests abort on purpose
+        self.producer = ResultProducer(
+            settings,
+            connection,
+            {
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": int(1000 * max(CALL_TIMEOUT_S, 3 * interval_s)),
+                "delivery.report.only.error": True,  # the commit waits for the others
+            },
+        )
+
+    def start(self, timeout_s: float) -> None:
+        """End what a predecessor with the same transactional.id left open.
+
+        Raises:
+            KafkaRefused: not in time, or not for this user.
+        """
+        self._init(Deadline(timeout_s))
+
+    def begin(self) -> None:
+        """Raises:
+        KafkaException: the producer is no good any more.
+        """
+        self.producer.client.begin_transaction()
+
+    def commit(self, offsets: Offsets, group_metadata: object) -> None:
+        """Commit what was sent, and these offsets; finish() tells the Outcome."""
+        self._work = self._thread.submit(self._commit, offsets, group_metadata)
+
+    def recover(self, how: Outcome, read_offsets: Callable[[float], Offsets]) -> None:
+        """Get rid of the transaction; finish() gives what read_offsets(timeout_s) found after that.
+
+        Args:
+            how: how it ended; a broken producer is replaced.
+            read_offsets: runs on the thread; a KafkaException of it is tried again.
+        """
+        self._work = self._thread.submit(self._recover, how, read_offsets)
+
+    @property
+    def is_busy(self) -> bool:
+        return self._work is not None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the thread is done, after waiting so long for it."""
+        if self._work is None:
+            return True
+        return self._work.done() or (timeout_s > 0 and bool(wait((self._work,), timeout_s).done))
+
+    def finish(self) -> object:
+        """What the thread's work came to.
+
+        Raises:
+            KafkaRefused: no transaction can be had.
+        """
+        work, self._work = self._work, None
+        return None if work is None else work.result()
+
+    def close(self, *, is_open: bool) -> None:
+        """Leave no transaction open, where that is known and quick: readers would wait for its timeout."""
+        if self.wait(CALL_TIMEOUT_S) and is_open:
+            try:
+                self.producer.client.abort_transaction(2.0)
+            except KafkaException as error:
+                log.warning("the open transaction could not be aborted: %s", error.args[0].str())
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self.producer.close()
+
+    def _commit(self, offsets: Offsets, group_metadata: object) -> Outcome:
+        deadline = Deadline(CALL_TIMEOUT_S)
+        client = self.producer.client
+        try:
+            if offsets:
+                _retry(
+                    lambda: client.send_offsets_to_transaction(list(offsets), group_metadata, deadline.left_s), deadline
+                )
+            if self.should_abort():
+                return Outcome.REFUSED
+            _retry(lambda: client.commit_transaction(deadline.left_s), deadline)
+        except KafkaException as error:
+            log.warning("the transaction failed and is done again: %s", error.args[0].str())
+            return _judge(error.args[0])
+        return Outcome.COMMITTED
+
+    def _recover(self, how: Outcome, read_offsets: Callable[[float], Offsets]) -> Offsets:
+        deadline = Deadline(RECOVERY_TIMEOUT_S)
+        if how is Outcome.REFUSED:
+            once = Deadline(CALL_TIMEOUT_S)
+            try:
+                _retry(lambda: self.producer.client.abort_transaction(once.left_s), once)
+            except KafkaException as error:
+                log.warning("the transaction could not be aborted, the producer is replaced: %s", error.args[0].str())
+                how = _judge(error.args[0])
+        if how in (Outcome.BROKEN, Outcome.FENCED):
+            if how is Outcome.FENCED:
+                self._count_fence()
+            self._replace(deadline)
+        while True:
+            try:
+                return read_offsets(min(CALL_TIMEOUT_S, deadline.left_s))
+            except KafkaException as error:
+                log.warning("the committed offsets cannot be read yet: %s", error.args[0].str())
+                if deadline.is_over:
+                    raise KafkaRefused(f"the committed offsets cannot be read: {error.args[0].str()}") from error
+            time.sleep(RETRY_S)
+
+    def _replace(self, deadline: Deadline) -> None:
+        self.producer.renew()
+        self._init(deadline)
+        log.info("the producer was replaced; the engine stays loaded")
+
+    def _init(self, deadline: Deadline) -> None:
+        while True:
+            try:
+                self.producer.client.init_transactions(min(CALL_TIMEOUT_S, max(0.1, deadline.left_s)))
+                return
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                if reason.code() in REFUSALS or deadline.is_over:
+                    raise KafkaRefused(
+                        f"delivery.transactional_id is {self._id}: no transaction can be had: {reason.str()}"
+                    ) from error
+                if reason.code() in FENCED or reason.fatal():
+                    self._count_fence()
+                    self.producer.renew()
+                elif not reason.retriable():
+                    self.producer.renew()
+            time.sleep(RETRY_S)
+
+    def _count_fence(self) -> None:
+        now_s = time.monotonic()
+        self._fenced_s = [at_s for at_s in self._fenced_s if now_s - at_s < FENCES_WITHIN_S] + [now_s]
+        if len(self._fenced_s) >= FENCES_ALLOWED:
+            raise KafkaRefused(
+                f"delivery.transactional_id is {self._id}, and another worker uses it, too "
+                f"({FENCES_ALLOWED} times fenced in {FENCES_WITHIN_S:g} s); give every worker its own"
+            )
+
+
+def _retry(call: Callable[[], object], deadline: Deadline) -> None:
+    """Make a call again while the client says that this helps.
+
+    Raises:
+        KafkaException: of another kind, or the last one.
+    """
+    while True:
+        try:
+            call()
+            return
+        except KafkaException as error:
+            if not error.args[0].retriable() or deadline.left_s < 1.0:
+                raise
+        time.sleep(RETRY_S)
+
+
+def _judge(error: KafkaError) -> Outcome:
+    if error.code() in FENCED or error.fatal():
+        return Outcome.FENCED
+    return Outcome.REFUSED if error.txn_requires_abort() else Outcome.BROKEN
