@@ -18,7 +18,7 @@ INSTALL := $(PIP) install --quiet --require-hashes --only-binary :all: --require
 INSTALL_WORKER := $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 CODE := worker tests bench docs
 UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \
-	--generate-hashes --no-annotate --no-config --custom-compile-command "make lock" --default-index https://pypi.org/simple \
+	--generate-hashes --no-annotate --no-config --custom-compile-command "make lock" \
 	$(if $(UPGRADE),--upgrade) --extra cpu --group build
 
 .PHONY: help demo test lint bench soak lock clean
@@ -66,7 +66,7 @@ $(VENV)/.runs: $(VENV)/.created requirements.lock pyproject.toml
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.created requirements-dev.lock pyproject.toml
-	@echo "installing into $(VENV) (once, about 250 MB) …"
+	@echo "installing into $(VENV) (once, about 500 MB) …"
 	@$(INSTALL) requirements-dev.lock
 	@$(INSTALL_WORKER)
 	@touch $@

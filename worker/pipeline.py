@@ -16,6 +16,7 @@ from worker.codec.encode import ResultEncoder
 from worker.deadline import Deadline
 from worker.errors import BatchError, ErrorCode, RecordError
 from worker.health import Heartbeat
+from worker.last_words import hung
 from worker.metrics import Metrics
 from worker.protocols import Backend, Delivery, Lane, Place
 from worker.records import Headers, Request, Ticket
@@ -48,6 +49,7 @@ class Pipeline:
         max_in_flight_batches: int,
         max_in_flight_bytes: int,
         drain_timeout_s: float,
+        lane_timeout_s: float = 60.0,
     ) -> None:
         """Args:
         max_in_flight_batches: full batches whose records are not settled; past that nothing is taken in.
@@ -64,8 +66,10 @@ class Pipeline:
         self._max_in_flight = max_in_flight_batches * batcher.max_rows
         self._max_in_flight_bytes = max_in_flight_bytes
         self._drain_timeout_s = drain_timeout_s
+        self._lane_timeout_s = lane_timeout_s
         self._placing: deque[Request] = deque()  # decoded, not yet in a batch
         self._running: dict[Lane, OpenBatch[Lane]] = {}
+        self._launched_s: dict[Lane, float] = {}  # of those that run, oldest first
         self._blocked_since_s: float | None = None
         self._record_bytes = 1024.0  # moving average of a record's tensors
         self._is_stopping = False
@@ -148,17 +152,12 @@ class Pipeline:
         if not tickets:
             return
         start_s = time.monotonic()
-        decode, placing = self._decoder.decode, self._placing
-        size = 0
-        for ticket in tickets:
-            try:
-                request = decode(ticket, start_s)
-            except RecordError as error:
-                self._refuse(ticket, error.request_id, error.code, str(error))
-                size += len(ticket.record.value() or b"")
-            else:
-                placing.append(request)
-                size += request.shape.total_bytes
+        requests, refused = self._decoder.decode_all(tickets, start_s)
+        self._placing.extend(requests)
+        size = sum([request.shape.total_bytes for request in requests])
+        for ticket, error in refused:
+            self._refuse(ticket, error.request_id, error.code, str(error))
+            size += len(ticket.record.value() or b"")
         self._record_bytes = 0.8 * self._record_bytes + 0.2 * size / len(tickets) + 1
         self._metrics.stage_seconds.of["decode"].observe(time.monotonic() - start_s)
 
@@ -187,13 +186,17 @@ class Pipeline:
         for batch in self._batcher.take_due(now_s, everything=everything):
             batch.lane.launch(batch.rows)
             self._running[batch.lane] = batch
+            self._launched_s[batch.lane] = now_s
             self._count(batch, now_s)
 
     def _finish(self, timeout_s: float) -> None:
         if not self._delivery.has_room:
             return  # a finished batch stays in its lane until its answers can leave: no second copy in memory
         for lane in self._backend.finished(timeout_s if self._running else 0.0):
+            del self._launched_s[lane]
             self._answer(lane, self._running.pop(lane))
+        if self._launched_s and time.monotonic() - next(iter(self._launched_s.values())) > self._lane_timeout_s:
+            raise hung(self._lane_timeout_s)
 
     def _answer(self, lane: Lane, batch: OpenBatch[Lane]) -> None:
         start_s = time.monotonic()
@@ -203,9 +206,9 @@ class Pipeline:
             lane.release()
             self._bisect(batch.requests, error)
             return
-        result, answer = self._encoder.result, self._delivery.answer
-        for request, of_request in zip(batch.requests, parts, strict=True):
-            answer(request.ticket, *result(request, of_request))
+        answer = self._delivery.answer
+        for request, (value, headers) in zip(batch.requests, self._encoder.results(batch.requests, parts), strict=True):
+            answer(request.ticket, value, headers)
         for stage, seconds in lane.stage_seconds.items():
             self._metrics.stage_seconds.of[stage].observe(seconds)
         lane.release()

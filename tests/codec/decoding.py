@@ -32,7 +32,33 @@ def decode(
     **limits: Any,
 ) -> Request:
     record = FakeRecord(value, partition=2, offset=41, headers=headers, created_ms=created_ms)
-    return RequestDecoder(model, LimitSettings(**limits), max_rows=max_rows).decode(FakeTicket(record), 12.5)
+    return taken_in(RequestDecoder(model, LimitSettings(**limits), max_rows=max_rows), FakeTicket(record))
+
+
+def taken_in(decoder: RequestDecoder, ticket: FakeTicket) -> Request:
+    """Decode as an intake does: the first record of its form, one of a known form, and one by itself come out alike."""
+    outcomes = []
+    for _ in range(2):
+        requests, refused = decoder.decode_all([ticket], 12.5)
+        assert len(requests) + len(refused) == 1
+        outcomes.append(told(requests[0]) if requests else told(refused[0][1]))
+    last: Request | RecordError
+    try:
+        last = decoder.decode(ticket, 12.5)
+    except RecordError as error:
+        last = error
+    assert outcomes == [told(last)] * 2
+    if isinstance(last, RecordError):
+        raise last
+    return last
+
+
+def told(outcome: Request | RecordError) -> tuple[Any, ...]:
+    """All that tells an outcome from another."""
+    if isinstance(outcome, RecordError):
+        return outcome.code, str(outcome), outcome.request_id
+    buffers = [bytes(buffer) for buffer in outcome.buffers]
+    return outcome.id, outcome.taken_s, id(outcome.shape), buffers, outcome.expires_at_ms
 
 
 def refusal(value: bytes | None, model: ModelSpec = ONE_INPUT, **options: Any) -> RecordError:

@@ -35,7 +35,7 @@ def part(array: NDArray[Any]) -> tuple[Shape, memoryview]:
 
 
 def result_of(request: Request, *arrays: NDArray[Any], model: ModelSpec = MODEL) -> tuple[Any, Headers]:
-    value, headers = ResultEncoder(model).result(request, [part(array) for array in arrays])
+    ((value, headers),) = ResultEncoder(model).results([request], [[part(array) for array in arrays]])
     return msgpack.unpackb(value), headers
 
 
@@ -76,7 +76,8 @@ def test_outputs_keep_the_models_order() -> None:
 def test_the_result_does_not_hold_on_to_the_lanes_memory() -> None:
     """The lane is released, and written again, as soon as the result is encoded."""
     memory = floats((1, 2))
-    value, _ = ResultEncoder(MODEL).result(request_for(), [(memory.shape, memory.reshape(-1).view(np.uint8).data)])
+    parts = [[(memory.shape, memory.reshape(-1).view(np.uint8).data)]]
+    ((value, _),) = ResultEncoder(MODEL).results([request_for()], parts)
     memory[:] = 9
     assert msgpack.unpackb(value)["outputs"][0]["data"] == floats((1, 2)).tobytes()
 

@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.codec.decoding import taken_in
 from tests.records import FakeRecord, FakeTicket, floats, model_of, packed, request_of, spec, tensor
 from worker.codec.decode import RequestDecoder
 from worker.codec.encode import ResultEncoder
@@ -45,7 +46,7 @@ def holds(value: bytes | None, headers: Headers | None = None) -> None:
     record = FakeRecord(value, headers=headers)
     for decoder, model in zip(DECODERS, MODELS, strict=True):
         try:
-            request = decoder.decode(FakeTicket(record), 0.0)
+            request = taken_in(decoder, FakeTicket(record))
         except RecordError as refusal:
             error = refusal
         else:

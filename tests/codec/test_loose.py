@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.codec.decoding import taken_in
 from tests.records import FakeRecord, FakeTicket, model_of, packed, request_of, spec
 from worker.codec.decode import RequestDecoder
 from worker.errors import RecordError
@@ -24,7 +25,7 @@ NUMPY_KINDS = {name: dtype for name, dtype in DATATYPES.items() if name != "BF16
 
 def decode(content: Any, model: ModelSpec = WIDE, **limits: Any) -> Request:
     decoder = RequestDecoder(model, LimitSettings(**limits), max_rows=64)
-    return decoder.decode(FakeTicket(FakeRecord(packed(content))), 0.0)
+    return taken_in(decoder, FakeTicket(FakeRecord(packed(content))))
 
 
 def refusal(content: Any, model: ModelSpec = WIDE, **limits: Any) -> RecordError:

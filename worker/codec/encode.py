@@ -35,20 +35,28 @@ class ResultEncoder:
         )
         self._before: list[dict[Shape, bytes]] = [{} for _ in model.outputs]  # shape -> what stands before the data
 
-    def result(self, request: Request, parts: Sequence[Part]) -> tuple[bytes, Headers]:
-        """A request's result.
+    def results(self, requests: Sequence[Request], parts: Sequence[Sequence[Part]]) -> list[tuple[bytes, Headers]]:
+        """The results of a batch's requests.
 
         Args:
-            request: what was asked.
-            parts: one per model output, in the model's order; copied before this returns.
+            requests: what was asked.
+            parts: per request one part per model output, in the model's order; copied before this returns.
         """
-        pieces: list[bytes | memoryview] = [self._start, self._encode(request.id)]
-        for place, (shape, data) in enumerate(parts):
-            before = self._before[place].get(shape)
-            if before is None:
-                before = self._learn(place, shape, len(data))
-            pieces += (before, data)
-        return b"".join(pieces), self._headers(request.ticket.record)
+        start, encode, engine = self._start, self._encode, self._engine
+        encoded: list[tuple[bytes, Headers]] = []
+        for request, of_request in zip(requests, parts, strict=True):
+            pieces: list[bytes | memoryview] = [start, encode(request.id)]
+            for known, (shape, data) in zip(self._before, of_request, strict=True):
+                before = known.get(shape)
+                if before is None:
+                    before = self._learn(len(pieces) // 2 - 1, shape, len(data))
+                pieces += (before, data)
+            record = request.ticket.record
+            headers: Headers = [(SOURCE_HEADER, f"{record.topic()}/{record.partition()}/{record.offset()}"), engine]
+            if carried := record.headers():
+                headers = [header for header in carried if header[0] not in OURS] + headers
+            encoded.append((b"".join(pieces), headers))
+        return encoded
 
     def _learn(self, place: int, shape: Shape, size: int) -> bytes:
         """What stands before the data of one output of this shape, its length included."""

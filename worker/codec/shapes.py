@@ -25,6 +25,7 @@ class RequestShapes:
         self._max_rows = max_rows
         self._max_rank = max_rank
         self._checked: dict[tuple[Form, ...], tuple[RequestShape, tuple[int, ...]]] = {}
+        self.of_one: dict[Form, RequestShape] = {}  # what is known of requests with a single tensor
 
     def find(self, forms: tuple[Form, ...]) -> tuple[RequestShape, tuple[int, ...]]:
         """The shape of a request, and for each model input the place of its tensor in `forms`.
@@ -37,7 +38,10 @@ class RequestShapes:
             known = self._check(forms)
             if len(self._checked) >= REMEMBERED:
                 self._checked.clear()
+                self.of_one.clear()
             self._checked[forms] = known
+            if len(forms) == 1:
+                self.of_one[forms[0]] = known[0]
         return known
 
     def _check(self, forms: tuple[Form, ...]) -> tuple[RequestShape, tuple[int, ...]]:

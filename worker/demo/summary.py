@@ -96,7 +96,7 @@ def say_how_to_go_on(console: Console) -> None:
 def engine_name(engine: Mapping[str, str]) -> str:
     """What runs the model, for people."""
     if engine.get("tensorrt"):
-        return f"TensorRT {engine['tensorrt']} on {engine.get('gpu', 'a GPU')}"
+        return f"TensorRT {engine['tensorrt'].split()[-1]} on {engine.get('gpu', 'a GPU')}"
     return "ONNX Runtime on the CPU"
 
 
