@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -42,21 +42,27 @@ class ResultEncoder:
             requests: what was asked.
             parts: per request one part per model output, in the model's order; copied before this returns.
         """
-        start, encode, engine = self._start, self._encode, self._engine
+        start, encode, engine, first, join = self._start, self._encode, self._engine, self._before[0], b"".join
         encoded: list[tuple[bytes, Headers]] = []
         for request, of_request in zip(requests, parts, strict=True):
-            pieces: list[bytes | memoryview] = [start, encode(request.id)]
-            for known, (shape, data) in zip(self._before, of_request, strict=True):
-                before = known.get(shape)
-                if before is None:
-                    before = self._learn(len(pieces) // 2 - 1, shape, len(data))
-                pieces += (before, data)
+            shape, data = of_request[0]
+            before = first.get(shape) or self._learn(0, shape, len(data))
+            if len(of_request) == 1:
+                value = join((start, encode(request.id), before, data))
+            else:
+                value = join((start, encode(request.id), before, data, *self._others(of_request)))
             record = request.ticket.record
             headers: Headers = [(SOURCE_HEADER, f"{record.topic()}/{record.partition()}/{record.offset()}"), engine]
             if carried := record.headers():
                 headers = [header for header in carried if header[0] not in OURS] + headers
-            encoded.append((b"".join(pieces), headers))
+            encoded.append((value, headers))
         return encoded
+
+    def _others(self, of_request: Sequence[Part]) -> Iterator[bytes | memoryview]:
+        """All outputs but the first."""
+        for place, (shape, data) in enumerate(of_request[1:], start=1):
+            yield self._before[place].get(shape) or self._learn(place, shape, len(data))
+            yield data
 
     def _learn(self, place: int, shape: Shape, size: int) -> bytes:
         """What stands before the data of one output of this shape, its length included."""
