@@ -29,7 +29,12 @@ def loop(name: str) -> Command:
     return command
 
 
-def worker(job: Job, scratch: Path) -> list[str]:
+def exactly_once(job: Job, scratch: Path) -> list[str]:
+    """The worker in its delivery mode exactly_once."""
+    return worker(job, scratch, mode="exactly_once")
+
+
+def worker(job: Job, scratch: Path, mode: str = "at_least_once") -> list[str]:
     """`trt-worker run` with default settings; TRT_WORKER__… variables change them, as ever."""
     settings = {
         "model": {"name": "pass-through", "version": "1", "onnx": str(job.model)},
@@ -40,7 +45,7 @@ def worker(job: Job, scratch: Path) -> list[str]:
             "input_topic": job.input_topic,
             "output_topic": job.output_topic,
         },
-        "delivery": {"errors_to": "output"},
+        "delivery": {"errors_to": "output", "mode": mode},
         "http": {"host": "127.0.0.1", "port": 0},
         "logging": {"format": "text"},
     }
@@ -53,5 +58,6 @@ RAW = "raw"
 CONTESTANTS: dict[str, Command] = {
     RAW: loop("raw"),
     "worker": worker,
+    "worker-eos": exactly_once,
     "careful": loop("careful"),
 }

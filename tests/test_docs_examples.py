@@ -96,7 +96,7 @@ def test_the_result_of_the_page_is_what_the_worker_sends() -> None:
         FakeTicket(FakeRecord(msgpack.packb(content))), 0.0
     )
     sums = np.frombuffer(request.buffers[0], np.float32).reshape(-1, 4).sum(axis=1, keepdims=True)
-    value, _ = ResultEncoder(SUMS).result(request, [(sums.shape, sums.reshape(-1).view(np.uint8).data)])
+    ((value, _),) = ResultEncoder(SUMS).results([request], [[(sums.shape, sums.reshape(-1).view(np.uint8).data)]])
     sent = msgpack.unpackb(value)
     sent["outputs"][0]["data"] = np.frombuffer(sent["outputs"][0]["data"], np.float32).tolist()
     assert sent == answer

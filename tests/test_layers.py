@@ -34,6 +34,7 @@ HEIGHTS = {
     "deadline": 0,
     "errors": 0,
     "health": 0,
+    "last_words": 0,
     "logs": 0,
     "metrics": 0,
     "records": 0,

@@ -18,10 +18,10 @@ from worker.codec.encode import ResultEncoder
 from worker.config import Settings
 from worker.errors import ConfigError, EngineError
 from worker.health import ENGINE_CHECK, Health, HealthServer, Heartbeat
-from worker.kafka.answers import Answers
 from worker.kafka.at_least_once import AtLeastOnce
 from worker.kafka.connection import Connection
 from worker.kafka.exactly_once import ExactlyOnce
+from worker.kafka.share_group import ShareGroup
 from worker.metrics import Metrics
 from worker.observe import Observer
 from worker.pipeline import Pipeline
@@ -31,9 +31,11 @@ from worker.sections import DeliverySettings, KafkaSettings
 log = logging.getLogger(__name__)
 
 SPARE_LANES = 2  # full batches, above what the lanes hold, whose answers the broker may still owe an acknowledgement
-MODES: dict[str, Callable[[KafkaSettings, DeliverySettings, Connection], Answers]] = {
+AnyMode = AtLeastOnce | ExactlyOnce | ShareGroup
+MODES: dict[str, Callable[[KafkaSettings, DeliverySettings, Connection], AnyMode]] = {
     "at_least_once": AtLeastOnce,
     "exactly_once": ExactlyOnce,
+    "queue": ShareGroup,
 }
 
 
@@ -73,10 +75,6 @@ def build(settings: Settings) -> Iterator[Service]:
     Raises:
         FatalError: a part cannot start; the message says which and why.
     """
-    if settings.delivery.mode == "queue":
-        raise ConfigError(
-            f"delivery.mode is {settings.delivery.mode}, which this version does not have; use at_least_once"
-        )
     if settings.engine.intake_processes != 1:
         raise ConfigError(f"engine.intake_processes is {settings.engine.intake_processes}; this version has 1 only")
     with ExitStack() as stack:
@@ -113,6 +111,7 @@ def build(settings: Settings) -> Iterator[Service]:
             max_in_flight_batches=settings.delivery.max_in_flight_batches,
             max_in_flight_bytes=(backend.lane_count + SPARE_LANES) * settings.batching.max_bytes,
             drain_timeout_s=settings.delivery.drain_timeout_s,
+            lane_timeout_s=settings.engine.lane_timeout_s,
         )
         delivery.explain = pipeline.explain
         observer = Observer(settings, metrics, connection, delivery, backend)

@@ -9,9 +9,9 @@ from typing import Any
 
 from worker import __version__
 from worker.config import Settings
-from worker.kafka.answers import Answers
 from worker.kafka.connection import Connection
 from worker.kafka.ledger import Entry
+from worker.kafka.publishing import Publishing
 from worker.metrics import Metrics, set_lag
 from worker.protocols import Backend
 
@@ -20,7 +20,7 @@ class Observer:
     """Listens to the delivery's and the clients' hooks; holds nothing that the flow depends on."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, connection: Connection, delivery: Answers, backend: Backend
+        self, settings: Settings, metrics: Metrics, connection: Connection, delivery: Publishing, backend: Backend
     ) -> None:
         self._settings = settings
         self._metrics = metrics

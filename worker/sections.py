@@ -58,6 +58,9 @@ class EngineSettings(Section):
     build_if_missing: bool = Field(False, description="build an engine from model.onnx when none fits this GPU")
     allow_host_code: bool = Field(False, description="accept version-compatible plans, which carry code for the host")
     lanes: int = Field(3, ge=1, le=16, description="batches that can be in the backend at once")
+    lane_timeout_s: float = Field(
+        60.0, gt=0, description="a batch that does not come back for this long ends the process, with exit code 5"
+    )
     cuda_graphs: Literal["auto", "off"] | list[Rows] = Field(
         "auto", description="auto, off, or the row counts to capture"
     )

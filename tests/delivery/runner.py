@@ -41,7 +41,7 @@ def abort_one_in(count: int) -> None:
     ExactlyOnce.__init__ = make_and_arm  # type: ignore[method-assign]
 
 
-def no_rewind(self: ExactlyOnce, committed: list[TopicPartition]) -> None:
+def no_rewind(self: ExactlyOnce) -> None:
     """Go on reading where the aborted transaction stood."""
     self._reports.failed.clear()
     self._consumer.hold(False)
@@ -83,7 +83,7 @@ def main() -> None:
         abort_one_in(count)
     match options.get("mutant"):
         case "no_rewind":
-            exactly_once.ExactlyOnce._resume = no_rewind  # type: ignore[method-assign, assignment]
+            exactly_once.ExactlyOnce._resume = no_rewind  # type: ignore[method-assign]
         case "early_commit":
             exactly_once.ExactlyOnce.take = early_commit  # type: ignore[method-assign]
     if (values := options.get("batches")) is not None:

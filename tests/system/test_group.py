@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,19 +18,22 @@ NEW_PROTOCOL = {"group.protocol": "consumer"}
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("protocol", [CLASSIC, NEW_PROTOCOL], ids=["classic", "consumer"])
 def test_a_member_joins_and_one_leaves_and_every_id_is_answered_once(site: Site, protocol: dict[str, str]) -> None:
-    """100,000 requests; a handover drains and commits, so it costs no duplicate and no order."""
+    """100,000 requests in a steady flow; a handover drains and commits, so it costs no duplicate and no order."""
     kafka_settings = {"consumer": protocol}
-    count = 100_000
-    published = publish(site.servers, site.input_topic, (request(n) for n in range(count)), PARTITIONS)
+    count, rate = 100_000, 6_000.0
     reader = site.reader()
     first = site.worker("first", kafka=kafka_settings).start().await_ready()
     second = site.worker("second", kafka=kafka_settings)
-    reader.read(until=count // 5, timeout_s=120)
-    second.start().await_ready()
-    reader.read(until=count * 2 // 5, timeout_s=120)
-    assert first.terminate() == 0
-    assert len(reader.read(until=0, timeout_s=1).times) < count, "it left too late to prove anything"
-    answers = reader.read(until=count, timeout_s=200, quiet_s=2)
+    with ThreadPoolExecutor() as pool:
+        values = (request(number) for number in range(count))
+        publishing = pool.submit(publish, site.servers, site.input_topic, values, PARTITIONS, rate)
+        reader.read(until=count // 10, timeout_s=120)
+        second.start().await_ready()
+        reader.read(until=count * 2 // 5, timeout_s=120)
+        assert first.terminate() == 0
+        assert not publishing.done(), "it left too late to prove anything"
+        answers = reader.read(until=count, timeout_s=200, quiet_s=2)
+        published = publishing.result()
 
     assert len(answers.times) == count
     assert answers.duplicates == 0

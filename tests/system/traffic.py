@@ -25,12 +25,17 @@ def request(number: int, columns: int = COLUMNS) -> bytes:
     return bytes(msgpack.packb({"id": str(number), "inputs": [tensor]}))
 
 
-def publish(servers: str, topic: str, values: Iterable[bytes | None], partitions: int) -> list[int]:
-    """Publish values round robin over the partitions; the number of records in each."""
+def publish(
+    servers: str, topic: str, values: Iterable[bytes | None], partitions: int, rate: float | None = None
+) -> list[int]:
+    """Publish values round robin over the partitions, `rate` a second at most; the number of records in each."""
     producer = Producer({"bootstrap.servers": servers, "linger.ms": 20, "message.max.bytes": 16 << 20})
     counts = [0] * partitions
+    start_s = time.monotonic()
     for number, value in enumerate(values):
         partition = number % partitions
+        if rate is not None and number % 100 == 0:
+            producer.poll(max(0.0, start_s + number / rate - time.monotonic()))
         while True:
             try:
                 producer.produce(topic, value, partition=partition)

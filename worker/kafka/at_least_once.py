@@ -20,8 +20,8 @@ from worker.sections import DeliverySettings, KafkaSettings
 log = logging.getLogger(__name__)
 
 COMMIT_INTERVAL_MS = 500
-COMMIT_TIMEOUT_S = 15.0  # at a revoke, and at the end
 MARK_TIMEOUT_S = 2.0
+COMMIT_TIMEOUT_S = 10.0  # of the last commit, in the middle of a rebalance
 
 
 class AtLeastOnce(Answers):
@@ -49,7 +49,10 @@ class AtLeastOnce(Answers):
 
     def commit(self) -> None:
         self._leaving = frozenset(self._consumer.ledgers)
-        self._consumer.commit(timeout_s=COMMIT_TIMEOUT_S)
+        deadline = Deadline(COMMIT_TIMEOUT_S)
+        while not self._consumer.commit(wait=True) and not deadline.is_over:
+            self._consumer.hold(True)  # the group is changing, and takes no commit until that is over: go along with it
+            self._consumer.keep(self._consumer.fetch(1, 0.05))
 
     def close(self) -> None:
         self._consumer.on_revoke = self._commit_settled
@@ -57,7 +60,7 @@ class AtLeastOnce(Answers):
         self._producer.close()
 
     def _commit_marks(self) -> bool:
-        return self._consumer.commit(timeout_s=MARK_TIMEOUT_S)
+        return self._consumer.commit_within(MARK_TIMEOUT_S)
 
     def _revoke(self, places: frozenset[Place]) -> None:
         """Bring the records of these partitions to an end before somebody else gets them."""
@@ -72,7 +75,7 @@ class AtLeastOnce(Answers):
         self._leaving = frozenset()
 
     def _commit_settled(self, places: frozenset[Place]) -> None:
-        self._consumer.commit(timeout_s=COMMIT_TIMEOUT_S, places=places)
+        self._consumer.commit(wait=True, places=places)
 
     def _publish(self) -> None:
         """Hand to the producer what is answered and whose turn it is."""

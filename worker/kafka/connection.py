@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, ShareConsumer
 
 from worker.errors import ConfigError, KafkaRefused
 from worker.logs import Repeats
@@ -90,6 +90,29 @@ class Connection:
             reason = error.args[0].str()
             raise ConfigError(
                 f"librdkafka refuses the {name}'s settings: {reason}; see kafka.client, kafka.consumer, kafka.producer"
+            ) from error
+
+    def open_share_consumer(self, name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> ShareConsumer:
+        """A member of a share group that acknowledges each record.
+
+        Raises:
+            ConfigError: librdkafka does not know a key or refuses a value.
+        """
+        config = {
+            "client.id": f"trt-worker-{name}",
+            **defaults,
+            **self._settings.client,
+            **own,
+            "share.acknowledgement.mode": "explicit",
+            "bootstrap.servers": self._settings.bootstrap_servers,
+            "error_cb": self._on_error,
+        }
+        try:
+            return ShareConsumer(config, logger=client_log)
+        except KafkaException as error:
+            reason = error.args[0].str()
+            raise ConfigError(
+                f"librdkafka refuses the {name}'s settings: {reason}; see kafka.client and kafka.consumer"
             ) from error
 
     def check(self, client: Producer, topics: Iterable[str]) -> dict[str, int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -24,6 +24,7 @@ DEFAULTS = {
     "partition.assignment.strategy": "cooperative-sticky",
     "fetch.wait.max.ms": 100,
     "fetch.error.backoff.ms": 50,
+    "fetch.queue.backoff.ms": 5,  # how long a full queue waits before it fetches again; librdkafka's default: a second
     "queued.max.messages.kbytes": 16 * 1024,
     "fetch.max.bytes": 8 * 1024 * 1024,
     "max.partition.fetch.bytes": 4 * 1024 * 1024,
@@ -60,8 +61,7 @@ class GroupConsumer:
         self._topics = list(settings.input_topics)
         self._is_held = False
         self._is_mixed = False  # held, and partitions came after that, which are not
-        self._waiter = ThreadPoolExecutor(1, "commit")  # the client's own waiting commit knows no deadline
-        self._late: Future[list[TopicPartition]] | None = None  # a commit that was not waited for to its end
+        self._answered: list[bool] = []  # how the commits went since somebody waits for one
         self.is_fetching = False  # rebalance callbacks run inside fetch()
         self._committed: dict[Place, tuple[int, str]] = {}  # what was last sent to be committed: offset, metadata
         self.in_flight = 0  # entries of all ledgers that are not settled
@@ -146,36 +146,51 @@ class GroupConsumer:
                 found.append(TopicPartition(*place, offset, metadata=metadata))
         return found
 
-    def commit(self, *, timeout_s: float = 0.0, places: frozenset[Place] | None = None) -> bool:
+    def commit(self, *, wait: bool = False, places: frozenset[Place] | None = None) -> bool:
         """Commit what is due.
 
         Args:
-            timeout_s: how long to wait for the broker's answer; with 0 it goes to on_commit.
+            wait: return only when the broker has answered; else the answer goes to on_commit.
             places: only these partitions; None for all.
 
         Returns:
-            False where it is not known to have worked; it is due again then.
+            False where it is known to have failed; it is due again then.
         """
-        if self._late is not None and timeout_s > 0:
-            wait((self._late,), timeout_s)
-            if not self._late.done():
-                return False
-            self._late = None
         offsets = self.due(places)
         if not offsets:
             return True
         self.note(offsets)
         try:
-            if timeout_s <= 0:
-                self._client.commit(offsets=offsets, asynchronous=True)
-                return True
-            self._late = self._waiter.submit(self._client.commit, offsets=offsets, asynchronous=False)
-            answered = self._late.result(timeout_s)
+            if wait:
+                answered = self._client.commit(offsets=offsets, asynchronous=False)
+                return self._on_commit(None, answered or [])
+            self._client.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
             return self._on_commit(error.args[0], offsets)
-        except TimeoutError:
-            return self._on_commit(KafkaError(KafkaError._TIMED_OUT), offsets)
-        return self._on_commit(None, answered or [])
+        return True
+
+    def commit_within(self, timeout_s: float) -> bool:
+        """Commit what is due, and wait so long for the broker's answer; the client's own wait knows no deadline.
+
+        Records that arrive meanwhile are left in `waiting`.
+        """
+        self._answered.clear()
+        if not self.due():
+            return True
+        if not self.commit():
+            return False
+        give_up_s = time.monotonic() + timeout_s
+        while not self._answered and time.monotonic() < give_up_s:
+            self.keep(self.fetch(1, 0.01))
+        return bool(self._answered) and self._answered[-1]
+
+    def keep(self, messages: Iterable[Message]) -> None:
+        """Put fetched records into `waiting`, for later."""
+        for message in messages:
+            if (error := message.error()) is not None:
+                self.failed(error)
+            else:
+                self.waiting.append(message)
 
     def note(self, offsets: Iterable[TopicPartition]) -> None:
         """These are committed, or sent to be: they are not due again."""
@@ -188,8 +203,6 @@ class GroupConsumer:
 
     def committed(self, places: Iterable[Place], timeout_s: float) -> list[TopicPartition]:
         """Offsets and metadata that the group has committed; with read_committed it waits for open transactions.
-
-        May be called by any thread.
 
         Raises:
             KafkaException: no answer, or not for every partition.
@@ -251,7 +264,6 @@ class GroupConsumer:
     def close(self) -> None:
         """Leave the group; what is not committed goes to the successor."""
         self._client.close()
-        self._waiter.shutdown(wait=False, cancel_futures=True)
 
     def position(self, ledger: PartitionLedger, settled: int | None) -> int | None:
         """`settled`, or the place behind the control records that follow it, where nothing else was read."""
@@ -315,6 +327,9 @@ class GroupConsumer:
         self.ledgers[place] = PartitionLedger(*place, self.reports)
 
     def _forget(self, places: frozenset[Place]) -> None:
+        if self._is_held:  # a pause outlives the assignment: a partition that came back would never be read
+            with contextlib.suppress(KafkaException):
+                self._client.resume([TopicPartition(*place) for place in places])
         for place in places:
             self._committed.pop(place, None)
             if (ledger := self.ledgers.pop(place, None)) is not None:
@@ -333,6 +348,7 @@ class GroupConsumer:
             reason = error.str() if error is not None else str(failed[0].error)
             log.warning("commit of %s failed, will be tried again: %s", _named(failed), reason)
         is_ok = not failed and error is None
+        self._answered = [is_ok]
         self.on_commit("ok" if is_ok else "failed")
         return is_ok
 

@@ -16,7 +16,6 @@ import logging
 import socket
 import time
 from enum import Enum
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
@@ -27,13 +26,14 @@ from worker.kafka.connection import Connection
 from worker.kafka.consumer import Place
 from worker.kafka.ledger import Entry
 from worker.kafka.size_limits import SizeLimits
-from worker.kafka.transactions import CALL_TIMEOUT_S, Outcome, Transactions
+from worker.kafka.transactions import CALL_TIMEOUT_S, RECOVERY_TIMEOUT_S, Outcome, Transactions, judge
 from worker.sections import DeliverySettings, KafkaSettings
 
 log = logging.getLogger(__name__)
 
 COMMIT_INTERVAL_MS = 100
 TRANSACTION_RECORDS = 8_000  # more would only keep the next ones waiting
+OFFSETS_TIMEOUT_S = 1.0  # nobody polls meanwhile
 IDLE_COMMIT_S = 0.5  # between looks for positions behind control records
 LOSSES = frozenset((KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))  # what an abort itself makes
 
@@ -63,7 +63,7 @@ class ExactlyOnce(Answers):
         self._offsets: list[TopicPartition] = []  # of the present transaction
         self._half: Entry | None = None  # published in part: its transaction cannot close yet
         self._starts: dict[Place, int] = {}  # while recovering: where to go back to if nothing is committed
-        self._fresh: set[Place] = set()  # while recovering: assigned meanwhile
+        self._recovery = Deadline(0)
         self._limits = SizeLimits()
         self._began_s = 0.0
         self._closed_s = 0.0
@@ -96,16 +96,20 @@ class ExactlyOnce(Answers):
 
     def settle(self, timeout_s: float) -> None:
         if self._transactions.is_busy:
-            if self._is_in(State.RECOVERING) and self._consumer.is_fetching:
-                return  # what this fetch still brings is from before the rewind
             if self._transactions.wait(timeout_s):
                 self._conclude()
-            elif self._is_in(State.COMMITTING):
-                self._producer.poll(0)
+            return
+        if self._is_in(State.RECOVERING):
+            if not self._consumer.is_fetching:
+                self._resume()
             return
         if self._is_in(State.IDLE, State.OPEN) and not self._publish():
             return
-        self._producer.poll(timeout_s)
+        try:
+            self._producer.poll(timeout_s)
+        except KafkaException as error:
+            self._give_up(error)
+            return
         if self._reports.failed:
             self._look_at_failures()
         elif self._is_in(State.OPEN) and self._is_due():
@@ -133,12 +137,11 @@ class ExactlyOnce(Answers):
 
     def close(self) -> None:
         self._consumer.on_revoke = lambda _places: None
-        self._transactions.close(is_open=not self._is_in(State.IDLE))
+        self._transactions.close(is_open=self._is_in(State.OPEN, State.CLOSING))
         self._consumer.close()
 
     def _assigned(self, places: frozenset[Place]) -> None:
         self._caution.assign(places)
-        self._fresh |= places
         for place in places:
             self._starts.pop(place, None)
 
@@ -195,8 +198,7 @@ class ExactlyOnce(Answers):
                         self._limits.shrink(entry, self._smaller)
                     is_sent = self._send(entry)
                 except KafkaException as error:  # the transaction failed already
-                    log.warning("nothing can be published: %s", error.args[0].str())
-                    self._rewind(Outcome.BROKEN)
+                    self._give_up(error)
                     return False
                 if not is_sent:
                     self._half = entry if entry.unacknowledged else None
@@ -253,17 +255,19 @@ class ExactlyOnce(Answers):
         try:
             self._transactions.begin()
         except KafkaException as error:
-            log.warning("no transaction can be begun: %s", error.args[0].str())
-            self._rewind(Outcome.BROKEN)
+            self._give_up(error)
             return
         self._offsets, self._state = offsets, State.COMMITTING
         self._transactions.commit(offsets, metadata)
 
     def _conclude(self) -> None:
         """The thread is done."""
-        result: Any = self._transactions.finish()
-        if self._state is State.RECOVERING:
-            self._resume(result)
+        result = self._transactions.finish()
+        if self._is_in(State.RECOVERING):
+            if result is not Outcome.COMMITTED:
+                if self._recovery.is_over:
+                    raise KafkaRefused(f"no transaction can be had for {RECOVERY_TIMEOUT_S:g} s")
+                self._transactions.recover(result)
         elif result is not Outcome.COMMITTED:
             self._rewind(result)
         else:
@@ -295,6 +299,10 @@ class ExactlyOnce(Answers):
                 outcome = Outcome.BROKEN
         self._rewind(outcome)
 
+    def _give_up(self, error: KafkaException) -> None:
+        log.warning("the transaction failed and is done again: %s", error.args[0].str())
+        self._rewind(judge(error.args[0]))
+
     def _rewind(self, outcome: Outcome) -> None:
         """Forget all work, get rid of the transaction, and find out where to go back to."""
         self.on_transaction("fenced" if outcome is Outcome.FENCED else "aborted")
@@ -304,19 +312,27 @@ class ExactlyOnce(Answers):
         self._is_full = False
         self._caution.end()
         self._starts = self._consumer.forget_work()
-        self._fresh = set()
         self._consumer.hold(True)
         self._state = State.RECOVERING
-        places = frozenset(self._consumer.ledgers)
-        self._transactions.recover(outcome, lambda timeout_s: self._consumer.committed(places, timeout_s))
+        self._recovery = Deadline(RECOVERY_TIMEOUT_S + CALL_TIMEOUT_S)
+        self._transactions.recover(outcome)
 
-    def _resume(self, committed: list[TopicPartition]) -> None:
-        """Go back to what is committed, and go on."""
+    def _resume(self) -> None:
+        """Go back to what is committed, and go on.
+
+        Never inside of a fetch, whose records are from before the rewind.
+        """
+        try:
+            committed = self._consumer.committed(self._consumer.ledgers, OFFSETS_TIMEOUT_S)
+        except KafkaException as error:  # once more at the next turn
+            log.warning("the committed offsets cannot be read yet: %s", error.args[0].str())
+            if self._recovery.is_over:
+                raise KafkaRefused(f"the committed offsets cannot be read: {error.args[0].str()}") from error
+            return
         starts = dict(self._starts)
         for each in committed:
-            place = (each.topic, each.partition)
-            if each.offset >= 0 and place not in self._fresh:
-                starts[place] = each.offset
+            if each.offset >= 0:
+                starts[(each.topic, each.partition)] = each.offset
                 self._consumer.note([each])
         self._reports.failed.clear()  # what the abort itself made
         self._consumer.hold(False)  # before the seek, which drops what comes now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -43,12 +44,15 @@ class ResultProducer:
         self.client = self._open()
         self._partitions: dict[str, int] = {}
 
-    def renew(self) -> None:
-        """Put a new client in the place of the old one, and forget what that one still had."""
-        old = self.client
-        old.purge(blocking=False)
-        self.client = self._open()
-        old.flush(0)
+    def renew(self, *, is_stuck: bool = False) -> None:
+        """Put a new client in the place of the old one, and forget what that one still had.
+
+        Args:
+            is_stuck: a call of the old one does not return; another one would not either.
+        """
+        old, self.client = self.client, self._open()
+        if not is_stuck:
+            _drop(old, 0)
 
     def check(self, read: list[str], written: list[str]) -> None:
         """Wait for the cluster and see that all topics are there.
@@ -102,11 +106,17 @@ class ResultProducer:
 
     def close(self) -> None:
         """Drop what is still queued: it is not committed, so a successor will publish it."""
-        self.client.purge(in_queue=True, in_flight=False, blocking=False)
-        self.client.flush(0.5)
+        _drop(self.client, 0.5)
 
     def _open(self) -> Producer:
         is_replaceable = "transactional.id" in self._defaults
         return self._connection.open_client(
             Producer, "producer", self._defaults, self._settings.producer, is_replaceable=is_replaceable
         )
+
+
+def _drop(client: Producer, timeout_s: float) -> None:
+    """Forget what a client still has to send; wait so long for what is on its way."""
+    with contextlib.suppress(KafkaException):  # a client that was fenced has nothing more to say
+        client.purge(in_queue=True, in_flight=False, blocking=False)
+        client.flush(timeout_s)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from enum import Enum
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -18,8 +18,9 @@ from worker.sections import KafkaSettings
 
 log = logging.getLogger(__name__)
 
-CALL_TIMEOUT_S = 15.0  # of one call to the cluster; then the outcome is unknown and the producer is replaced
+CALL_TIMEOUT_S = 10.0  # of one call to the cluster; then the outcome is unknown and the producer is replaced
 RECOVERY_TIMEOUT_S = 300.0  # as long as an answer may wait to be published in the other modes
+STUCK_S = 3.0  # past its deadline: send_offsets_to_transaction of librdkafka 2.16 may never return after a cut
 RETRY_S = 0.1
 FENCES_ALLOWED = 5  # in so many seconds; a transaction that timed out looks like a fence, but is much slower
 FENCES_WITHIN_S = 30.0
@@ -38,10 +39,43 @@ class Outcome(Enum):
     FENCED = "fenced"  # another producer has our transactional.id, or the transaction took too long
 
 
+class Work(threading.Thread):
+    """A call on a thread of its own, which nobody has to wait for."""
+
+    def __init__(self, call: Callable[[], Outcome], timeout_s: float) -> None:
+        super().__init__(name="transactions", daemon=True)
+        self._call = call
+        self._deadline = Deadline(timeout_s + STUCK_S)
+        self._is_done = threading.Event()
+        self._outcome = Outcome.BROKEN
+        self._error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._outcome = self._call()
+        except Exception as error:  # noqa: BLE001  # raised by result(), in the thread that asks
+            self._error = error
+        self._is_done.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it is over: done, or stuck."""
+        return self._is_done.wait(min(timeout_s, self._deadline.left_s)) or self._deadline.is_over
+
+    @property
+    def is_stuck(self) -> bool:
+        return not self._is_done.is_set()
+
+    def result(self) -> Outcome:
+        if self._error is not None:
+            raise self._error
+        return self._outcome
+
+
 class Transactions:
     """One transactional.id. Between begin() and the end of commit(), the owner sends through `producer`.
 
-    While `is_busy` the producer belongs to the thread; poll `finished` or wait().
+    While `is_busy` the producer belongs to the thread: a client serves one thread at a time.
     """
 
     def __init__(
@@ -49,8 +83,7 @@ class Transactions:
     ) -> None:
         self._id = transactional_id
         self._fenced_s: list[float] = []
-        self._work: Future[object] | None = None
-        self._thread = ThreadPoolExecutor(1, "transactions")
+        self._work: Work | None = None
         self.should_abort: Callable[[], bool] = lambda: False  # tests abort on purpose
         self.producer = ResultProducer(
             settings,
@@ -78,44 +111,44 @@ class Transactions:
 
     def commit(self, offsets: Offsets, group_metadata: object) -> None:
         """Commit what was sent, and these offsets; finish() tells the Outcome."""
-        self._work = self._thread.submit(self._commit, offsets, group_metadata)
+        self._work = Work(lambda: self._commit(offsets, group_metadata), CALL_TIMEOUT_S)
 
-    def recover(self, how: Outcome, read_offsets: Callable[[float], Offsets]) -> None:
-        """Get rid of the transaction; finish() gives what read_offsets(timeout_s) found after that.
-
-        Args:
-            how: how it ended; a broken producer is replaced.
-            read_offsets: runs on the thread; a KafkaException of it is tried again.
-        """
-        self._work = self._thread.submit(self._recover, how, read_offsets)
+    def recover(self, how: Outcome) -> None:
+        """Get rid of the transaction; a broken producer is replaced. finish() tells COMMITTED when that is done."""
+        timeout_s = CALL_TIMEOUT_S if how is Outcome.REFUSED else RECOVERY_TIMEOUT_S
+        self._work = Work(lambda: self._recover(how), timeout_s)
 
     @property
     def is_busy(self) -> bool:
         return self._work is not None
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether the thread is done, after waiting so long for it."""
-        if self._work is None:
-            return True
-        return self._work.done() or (timeout_s > 0 and bool(wait((self._work,), timeout_s).done))
+        """Whether the thread is done, or stuck, after waiting so long for it."""
+        return self._work is None or self._work.wait(timeout_s)
 
-    def finish(self) -> object:
+    def finish(self) -> Outcome:
         """What the thread's work came to.
 
         Raises:
             KafkaRefused: no transaction can be had.
         """
         work, self._work = self._work, None
-        return None if work is None else work.result()
+        if work is None:
+            return Outcome.COMMITTED
+        if work.is_stuck:
+            log.error("a call of the transactional producer does not return: the producer is left alone and replaced")
+            self.producer.renew(is_stuck=True)
+        return work.result()
 
     def close(self, *, is_open: bool) -> None:
         """Leave no transaction open, where that is known and quick: readers would wait for its timeout."""
-        if self.wait(CALL_TIMEOUT_S) and is_open:
+        if self._work is not None and (not self._work.wait(CALL_TIMEOUT_S) or self._work.is_stuck):
+            return
+        if is_open:
             try:
                 self.producer.client.abort_transaction(2.0)
             except KafkaException as error:
                 log.warning("the open transaction could not be aborted: %s", error.args[0].str())
-        self._thread.shutdown(wait=False, cancel_futures=True)
         self.producer.close()
 
     def _commit(self, offsets: Offsets, group_metadata: object) -> Outcome:
@@ -131,30 +164,25 @@ class Transactions:
             _retry(lambda: client.commit_transaction(deadline.left_s), deadline)
         except KafkaException as error:
             log.warning("the transaction failed and is done again: %s", error.args[0].str())
-            return _judge(error.args[0])
+            return judge(error.args[0])
         return Outcome.COMMITTED
 
-    def _recover(self, how: Outcome, read_offsets: Callable[[float], Offsets]) -> Offsets:
-        deadline = Deadline(RECOVERY_TIMEOUT_S)
+    def _recover(self, how: Outcome) -> Outcome:
         if how is Outcome.REFUSED:
             once = Deadline(CALL_TIMEOUT_S)
             try:
                 _retry(lambda: self.producer.client.abort_transaction(once.left_s), once)
             except KafkaException as error:
                 log.warning("the transaction could not be aborted, the producer is replaced: %s", error.args[0].str())
-                how = _judge(error.args[0])
-        if how in (Outcome.BROKEN, Outcome.FENCED):
-            if how is Outcome.FENCED:
-                self._count_fence()
-            self._replace(deadline)
-        while True:
-            try:
-                return read_offsets(min(CALL_TIMEOUT_S, deadline.left_s))
-            except KafkaException as error:
-                log.warning("the committed offsets cannot be read yet: %s", error.args[0].str())
-                if deadline.is_over:
-                    raise KafkaRefused(f"the committed offsets cannot be read: {error.args[0].str()}") from error
-            time.sleep(RETRY_S)
+                how = judge(error.args[0])
+                if self._work is None or threading.current_thread() is not self._work:
+                    return Outcome.BROKEN  # too late: somebody else goes on from here
+            else:
+                return Outcome.COMMITTED
+        if how is Outcome.FENCED:
+            self._count_fence()
+        self._replace(Deadline(RECOVERY_TIMEOUT_S))
+        return Outcome.COMMITTED
 
     def _replace(self, deadline: Deadline) -> None:
         self.producer.renew()
@@ -205,7 +233,8 @@ def _retry(call: Callable[[], object], deadline: Deadline) -> None:
         time.sleep(RETRY_S)
 
 
-def _judge(error: KafkaError) -> Outcome:
+def judge(error: KafkaError) -> Outcome:
+    """What a transaction that met this error has come to."""
     if error.code() in FENCED or error.fatal():
         return Outcome.FENCED
     return Outcome.REFUSED if error.txn_requires_abort() else Outcome.BROKEN
