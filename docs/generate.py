@@ -21,9 +21,6 @@ MADE_BY = "<!-- Made from the code by `python docs/generate.py`; do not edit. --
 
 # Settings that are read and checked, and do less than their name says in this version.
 NOT_YET = {
-    "delivery.mode": "`at_least_once` only; the service refuses the two others at start",
-    "delivery.transactional_id": "no effect: it belongs to `exactly_once`",
-    "delivery.max_attempts": "no effect: a record that ends the process is read again after every restart",
     "engine.intake_processes": "1 only; the service refuses more at start",
 }
 
