@@ -69,7 +69,7 @@ def test_a_small_run_measures_every_contestant(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     document = json.loads(kept.read_text(encoding="utf-8"))
-    assert document["medians"].keys() == {"raw", "worker", "careful"}
+    assert document["medians"].keys() == {"raw", "worker", "worker-eos", "careful"}
     for row in document["medians"].values():
         assert row["records_per_s"] > 0
         assert (row["missing"], row["duplicates"], row["wrong"], row["uncommitted"]) == (0, 0, 0, 0)
