@@ -32,8 +32,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker("broker")
-        if item.path.parent.name == "delivery":
-            item.add_marker("soak")  # clusters, kills and storms: minutes together
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,4 +1,4 @@
-"""The jars of a real Apache Kafka, fetched once with Maven."""
+"""The jars of a real Apache Kafka, and single ones beside them, fetched once with Maven."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 KAFKA_VERSION = "4.3.0"
 SLF4J_VERSION = "1.7.36"  # what Kafka's own slf4j-api asks for
 CACHE = Path(__file__).parent.parent / ".cache" / "kafka"
 FETCH_DEADLINE_S = 600
-POM = f"""\
+POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>worker.tests</groupId>
-  <artifactId>kafka</artifactId>
+  <artifactId>jars</artifactId>
   <version>1</version>
   <dependencies>
-    <dependency>
-      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>{SLF4J_VERSION}</version>
-    </dependency>
+{}
   </dependencies>
 </project>
 """
+DEPENDENCY = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
+BROKER = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", f"org.slf4j:slf4j-simple:{SLF4J_VERSION}")
 
 
 def missing() -> str | None:
@@ -54,13 +52,26 @@ def fetched() -> Path:
     Raises:
         RuntimeError: Maven failed; carries the end of its output.
     """
-    jars = folder()
+    return _fetched(folder(), BROKER)
+
+
+def single(coordinates: str) -> Path:
+    """The folder of one more jar, group:artifact:version, without what it depends on.
+
+    Raises:
+        RuntimeError: Maven failed; carries the end of its output.
+    """
+    return _fetched(CACHE / coordinates.partition(":")[2].replace(":", "-"), (coordinates,), "-DexcludeTransitive=true")
+
+
+def _fetched(jars: Path, coordinates: Sequence[str], *options: str) -> Path:
     if jars.is_dir():
         return jars
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         pom, target = Path(scratch, "pom.xml"), Path(scratch, "jars")
-        pom.write_text(POM, encoding="utf-8")
+        wanted = "\n".join(DEPENDENCY.format(*each.split(":")) for each in coordinates)
+        pom.write_text(POM.format(wanted), encoding="utf-8")
         maven = subprocess.run(
             [
                 "mvn",
@@ -69,6 +80,7 @@ def fetched() -> Path:
                 str(pom),
                 "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies",
                 f"-DoutputDirectory={target}",
+                *options,
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -77,7 +89,7 @@ def fetched() -> Path:
             check=False,
         )
         if maven.returncode != 0:
-            raise RuntimeError("Maven could not fetch Kafka:\n" + "\n".join(maven.stdout.splitlines()[-20:]))
+            raise RuntimeError("Maven could not fetch jars:\n" + "\n".join(maven.stdout.splitlines()[-20:]))
         try:
             target.rename(jars)  # at once: an interrupted download leaves nothing that looks complete
         except OSError:

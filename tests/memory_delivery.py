@@ -21,6 +21,7 @@ class MemoryTicket:
     def __init__(self, record: FakeRecord) -> None:
         self.record = record
         self.source = source_of(record)
+        self.source_prefix = f"{record.topic()}/{record.partition()}/"
         self.place: Place = (record.topic(), record.partition())
         self.is_answered = False
         self.is_lost = False  # its partition was handed over: answers are dropped

@@ -60,6 +60,7 @@ class FakeTicket:
 
     def __init__(self, record: FakeRecord) -> None:
         self.record = record
+        self.source_prefix = f"{record.topic()}/{record.partition()}/"
 
 
 def model_of(*inputs: TensorSpec, outputs: tuple[TensorSpec, ...] = (), tag: str = "0123456789ab") -> ModelSpec:

@@ -94,7 +94,7 @@ class TestEncodeRequest:
         "values",
         [
             np.array(["text"]),
-            np.array([object()], dtype=object),
+            np.array([None], dtype=object),
             np.zeros(2, "c8"),
             np.zeros(2, "M8[s]"),
             np.zeros(2, [("a", "f4")]),

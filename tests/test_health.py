@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -26,7 +31,7 @@ def heartbeat() -> Heartbeat:
 
 @pytest.fixture(scope="module")
 def server(heartbeat: Heartbeat) -> Iterator[tuple[HealthServer, Health]]:
-    """One server for all tests: closing it takes half a second."""
+    """One server for all tests."""
     health = Health(HttpSettings(stalled_after_s=STALLED_AFTER_S), heartbeat)
     server = HealthServer(HttpSettings(host="127.0.0.1", port=0), health)
     yield server, health
@@ -116,7 +121,20 @@ def test_status_is_json(ask: Ask, health: Health) -> None:
     health.status = lambda: {"version": "1", "lag": 3, "partitions": ["a/0"]}
     status, headers, body = ask("/status")
     assert (status, headers["Content-Type"]) == (200, "application/json")
-    assert json.loads(body) == {"version": "1", "lag": 3, "partitions": ["a/0"]}
+    told = json.loads(body)
+    assert {name: told[name] for name in ("version", "lag", "partitions")} == health.status()
+
+
+def test_status_tells_what_the_probes_tell(ask: Ask, health: Health, heartbeat: Heartbeat) -> None:
+    """So that who looks at the page needs no other address."""
+    health.checks = {"engine loaded": lambda: True, "broker reached": lambda: False}
+    told = json.loads(ask("/status")[2])
+    assert (told["is_alive"], told["is_ready"]) == (True, False)
+    assert told["checks"] == {"engine loaded": True, "broker reached": False}
+    health.checks = {"engine loaded": lambda: True}
+    assert json.loads(ask("/status")[2])["is_ready"] is True
+    time.sleep(STALLED_AFTER_S + 0.05)
+    assert json.loads(ask("/status")[2])["is_alive"] is False
 
 
 def test_metrics_are_prometheus_text(ask: Ask, health: Health) -> None:
@@ -133,7 +151,35 @@ def test_a_query_string_does_not_matter(path: str, ask: Ask, health: Health) -> 
     assert ask(f"{path}?verbose=1")[0] == ask(path)[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/healthz/x", "//", "/%2e%2e/etc/passwd"])
+def test_the_page_is_one_file_that_may_run_nothing_else(ask: Ask) -> None:
+    """A browser is told by its hash which script and which style it may run, and to load nothing from anywhere."""
+    status, headers, body = ask("/")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+    assert policy.pop("default-src") == "'none'"
+    assert policy.pop("connect-src") == "'self'"
+    assert policy.pop("img-src") == "data:"
+    for element in ("script", "style"):
+        (content,) = re.findall(rf"<{element}>(.*?)</{element}>", body.decode(), re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert policy.pop(f"{element}-src") == f"'sha256-{digest}'"
+    assert set(policy.values()) == {"'none'"}
+    others = body.decode().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://"):
+        assert word not in others, f"the page uses {word}"
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/readyz", "/status", "/nothing"])
+def test_no_answer_is_taken_for_something_else(path: str, ask: Ask) -> None:
+    """Browsers neither guess a type, nor keep, nor frame what this port answers; it does not tell its software."""
+    headers = ask(path)[1]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "no-store"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["Server"].strip() == "trt-worker"
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/healthz/x", "/page.html", "/%2e%2e/etc/passwd"])
 def test_other_paths_are_not_found_and_the_right_ones_named(path: str, ask: Ask) -> None:
     status, _, body = ask(path)
     assert status == 404
@@ -141,7 +187,7 @@ def test_other_paths_are_not_found_and_the_right_ones_named(path: str, ask: Ask)
         assert known in body
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/status", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/status", "/nothing"])
 def test_head_is_get_without_its_body(path: str, ask: Ask, port: int) -> None:
     """Some load balancers ask so. Read from the socket: a client's library would not look at a body."""
     status, _, body = ask(path)
@@ -184,9 +230,36 @@ def test_an_address_that_does_not_exist_is_a_setting_to_change(health: Health) -
         HealthServer(HttpSettings(host="no-such-host.invalid", port=0), health)
 
 
-def test_closing_frees_the_port(health: Health) -> None:
+def test_a_probe_gets_through_a_crowd(health: Health) -> None:
+    """More connections at once than the usual five that wait: none is turned away, however slowly they are accepted."""
+    server = HealthServer(HttpSettings(host="127.0.0.1", port=0), health)
+    accept = server._server.get_request
+
+    def accept_slowly() -> Any:
+        time.sleep(0.005)
+        return accept()
+
+    server._server.get_request = accept_slowly  # type: ignore[method-assign]
+    with ExitStack() as crowd:
+        for _ in range(60):
+            connection = crowd.enter_context(socket.socket())
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", server.port))
+        start_s = time.monotonic()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as probe:
+            probe.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert probe.recv(100).startswith(b"HTTP/1.0 ")
+        assert time.monotonic() - start_s < 0.9, "it was dropped, and came again after a second"
+    server.close()
+
+
+def test_closing_is_quick_and_frees_the_port(health: Health) -> None:
+    """Every part of a second here comes off the grace period."""
     first = HealthServer(HttpSettings(host="127.0.0.1", port=0), health)
+    time.sleep(0.05)
+    start_s = time.monotonic()
     first.close()
+    assert time.monotonic() - start_s < 0.2
     second = HealthServer(HttpSettings(host="127.0.0.1", port=first.port), health)
     second.close()
 

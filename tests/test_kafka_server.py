@@ -113,6 +113,7 @@ def test_a_killed_test_run_leaves_no_server_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.broker
+@pytest.mark.timeout(300)
 def test_three_nodes_lose_one_and_go_on(tmp_path: Path) -> None:
     """Replication factor 3 with two in sync: one node may be down."""
     with KafkaCluster(tmp_path / "kafka", nodes=3) as kafka:

@@ -39,7 +39,9 @@ DOCUMENTED: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "partitions_paused": ("gauge", ()),
     "retries_total": ("counter", ("reason",)),
     "engine_info": ("gauge", ("model", "version", "gpu", "compute_capability", "tensorrt", "plan")),
+    "engine_fit_info": ("gauge", ("fit",)),
     "engine_load_seconds": ("gauge", ()),
+    "ready": ("gauge", ()),
     "build_info": ("gauge", ("version",)),
     "kafka_rtt_seconds": ("gauge", ("client", "broker")),
     "kafka_queue_messages": ("gauge", ("client",)),
@@ -160,11 +162,11 @@ def test_children_of_a_labelled_histogram_are_apart() -> None:
 
 
 def test_many_observations_at_once_count_like_single_ones() -> None:
-    values = [0.5, 1.0, 2.6, 99.0]
     single, at_once = Observations((1.0, 2.5, 5.0)), Observations((1.0, 2.5, 5.0))
-    for value in values:
-        single.observe(value)
-    at_once.observe_all(value for value in values)
+    for value, times in ((0.5, 1), (2.6, 3), (99.0, 2)):
+        for _ in range(times):
+            single.observe(value)
+        at_once.observe(value, times)
     assert (at_once.counts, at_once.total) == (single.counts, single.total)
 
 

@@ -81,6 +81,7 @@ def test_finished_batches_stay_in_their_lanes_while_the_producer_is_full() -> No
 
 def test_partitions_are_held_after_a_while_and_polling_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A member that does not poll is expelled; held, it polls and gets nothing."""
+    monkeypatch.setattr(pipeline_module, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(pipeline_module, "HOLD_AFTER_S", 0.2)
     rig = Rig(always(Hang()))
     for number in range(2000):
@@ -99,13 +100,16 @@ def test_partitions_are_held_after_a_while_and_polling_goes_on(monkeypatch: pyte
     assert rig.delivery.holds[-1] is False
 
 
-def test_a_short_blockage_holds_nothing() -> None:
-    """Pausing throws away what the client has fetched ahead: only past a second."""
-    assert pipeline_module.HOLD_AFTER_S == 1.0
-    rig = Rig(always(Answer(0.05)), lanes=1)
-    for number in range(40):
+def test_a_pipeline_that_is_always_full_and_moves_on_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pausing throws away what the client has fetched ahead: only where nothing was taken in for a while."""
+    assert pipeline_module.HOLD_AFTER_S == 10.0
+    monkeypatch.setattr(pipeline_module, "HOLD_AFTER_S", 1.0)
+    rig = Rig(always(Answer(0.02)), lanes=1)
+    for number in range(600):
         rig.ask(number)
+    start_s = time.monotonic()
     rig.turn_until_all_ended()
+    assert time.monotonic() - start_s > 2.0, "too short a load to show anything"
     assert rig.delivery.holds == []
 
 

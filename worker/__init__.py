@@ -1,4 +1,4 @@
-"""TensorRT behind Kafka, in one process.
+"""TensorRT behind Kafka.
 
 The flow, and the file of each step:
 
@@ -13,7 +13,8 @@ The flow, and the file of each step:
     kafka/consumer.py        offsets committed, never ahead of an open entry
 
 pipeline.py is the loop around these steps, protocols.py what it asks of its parts, assemble.py joins them, cli.py
-starts it. What producers import is client.
+starts it. All of that is one process; with engine.intake_processes it runs several times, and the lanes of all are
+seats in memory that intake/ shares with the process of the engine. What producers import is client.
 """
 
 __version__ = "0.1.0"

@@ -6,49 +6,41 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker import __version__, assemble_tensorrt
-from worker.batching.micro_batcher import MicroBatcher
-from worker.codec.decode import RequestDecoder
-from worker.codec.encode import ResultEncoder
+from worker.assemble_member import BROKER_CHECK, open_member
 from worker.config import Settings
 from worker.errors import ConfigError, EngineError
-from worker.health import ENGINE_CHECK, Health, HealthServer, Heartbeat
-from worker.kafka.at_least_once import AtLeastOnce
-from worker.kafka.connection import Connection
-from worker.kafka.exactly_once import ExactlyOnce
-from worker.kafka.share_group import ShareGroup
+from worker.health import DRAINING_CHECK, ENGINE_CHECK, Health, HealthServer, Heartbeat
+from worker.intake.hello import Hello
+from worker.intake.memory import create
+from worker.intake.overview import BusyRatio, Overview, SlowestHeartbeat
+from worker.intake.server import EngineServer, Host
+from worker.intake.supervisor import Post, Supervisor
+from worker.merging import add_up, expose, snapshot
 from worker.metrics import Metrics
-from worker.observe import Observer
 from worker.pipeline import Pipeline
-from worker.protocols import Backend, Lane
-from worker.sections import DeliverySettings, KafkaSettings
+from worker.protocols import Backend
+from worker.sections import MIB, EngineSettings
 
 log = logging.getLogger(__name__)
-
-SPARE_LANES = 2  # full batches, above what the lanes hold, whose answers the broker may still owe an acknowledgement
-AnyMode = AtLeastOnce | ExactlyOnce | ShareGroup
-MODES: dict[str, Callable[[KafkaSettings, DeliverySettings, Connection], AnyMode]] = {
-    "at_least_once": AtLeastOnce,
-    "exactly_once": ExactlyOnce,
-    "queue": ShareGroup,
-}
 
 
 class Service:
     """A worker that is ready to run."""
 
     def __init__(
-        self, settings: Settings, pipeline: Pipeline, metrics: Metrics, health: Health, http_port: int
+        self, settings: Settings, loop: Pipeline | Supervisor, metrics: Metrics, health: Health, http_port: int
     ) -> None:
         self.settings = settings
         self.metrics = metrics
         self.http_port = http_port
-        self._pipeline = pipeline
+        self._loop = loop
         self._health = health
 
     def run(self) -> None:
@@ -57,11 +49,11 @@ class Service:
         Raises:
             FatalError: the process cannot go on.
         """
-        self._pipeline.run()
+        self._loop.run()
 
     def stop(self) -> None:
         """Ask run() to drain and return; safe from any thread and in a signal handler."""
-        self._pipeline.stop()
+        self._loop.stop()
 
     def status(self) -> Mapping[str, Any]:
         """What /status answers."""
@@ -75,12 +67,12 @@ def build(settings: Settings) -> Iterator[Service]:
     Raises:
         FatalError: a part cannot start; the message says which and why.
     """
-    if settings.engine.intake_processes != 1:
-        raise ConfigError(f"engine.intake_processes is {settings.engine.intake_processes}; this version has 1 only")
+    is_one_process = settings.engine.intake_processes == 1
     with ExitStack() as stack:
-        metrics, heartbeat = Metrics(), Heartbeat()
+        metrics, heartbeat = Metrics(), Heartbeat() if is_one_process else SlowestHeartbeat()
         health = Health(settings.http, heartbeat)
         health.metrics = metrics.expose
+        metrics.ready.set_function(lambda: health.is_ready)
         server = HealthServer(settings.http, health)
         stack.callback(server.close)
         log.info("http on %s:%d", settings.http.host, server.port)
@@ -90,48 +82,68 @@ def build(settings: Settings) -> Iterator[Service]:
         metrics.engine_load_seconds.set(time.monotonic() - start_s)
         log.info("model %s version %s on %s", backend.model.name, backend.model.version, dict(backend.describe()))
 
-        connection = Connection(settings.kafka)
-        delivery = MODES[settings.delivery.mode](settings.kafka, settings.delivery, connection)
-        stack.callback(delivery.close)
-        batcher: MicroBatcher[Lane] = MicroBatcher(
-            backend.model,
-            backend.acquire,
-            max_rows=rows_of_a_batch(settings, backend),
-            max_delay_s=settings.batching.max_delay_ms / 1000,
-            pad=settings.batching.pad,
-        )
-        pipeline = Pipeline(
-            delivery=delivery,
-            backend=backend,
-            decoder=RequestDecoder(backend.model, settings.limits, max_rows=batcher.max_rows),
-            batcher=batcher,
-            encoder=ResultEncoder(backend.model),
-            metrics=metrics,
-            heartbeat=heartbeat,
-            max_in_flight_batches=settings.delivery.max_in_flight_batches,
-            max_in_flight_bytes=(backend.lane_count + SPARE_LANES) * settings.batching.max_bytes,
+        loop: Pipeline | Supervisor
+        join_group: Callable[[], None] | None = None
+        if isinstance(heartbeat, SlowestHeartbeat):
+            loop = stack.enter_context(_supervisor(settings, backend, metrics, heartbeat, health))
+        else:
+            member = stack.enter_context(open_member(settings, backend, metrics, heartbeat))
+            loop = member.pipeline
+            health.status = member.observer.status
+            health.checks[BROKER_CHECK] = lambda: member.connection.is_up
+            join_group = member.delivery.start
+        health.checks |= {ENGINE_CHECK: lambda: True, DRAINING_CHECK: lambda: not loop.is_stopping}
+        if join_group is not None:
+            join_group()  # may wait for a broker: /readyz says for what
+        log.info("trt-worker %s serves %s", __version__, ", ".join(settings.kafka.input_topics))
+        yield Service(settings, loop, metrics, health, server.port)
+
+
+@contextmanager
+def _supervisor(
+    settings: Settings, backend: Backend, metrics: Metrics, heartbeat: SlowestHeartbeat, health: Health
+) -> Iterator[Supervisor]:
+    """The loop of several intake processes over this one's engine; /metrics and /status speak of all of them."""
+    count, seats = settings.engine.intake_processes, seats_of_each(settings.engine)
+    host = cast("Host", backend)  # all of ours are
+    with ExitStack() as stack:
+        posts = []
+        for index in range(count):
+            memory = create(f"trt-worker-{index}", seats, host.seat_bytes)
+            stack.callback(memory.close)
+            stack.enter_context(host.pinned(memory.bytes))
+            hello = Hello(index, settings, backend.model, backend.describe(), seats, memory.seat_bytes)
+            posts.append(Post(index, memory, hello.pack()))
+        log.info("%d intake processes, each with %d seats of %.1f MiB", count, seats, host.seat_bytes / MIB)
+        supervisor = Supervisor(
+            EngineServer(host, settings.engine.lane_timeout_s),
+            posts,
+            heartbeat,
             drain_timeout_s=settings.delivery.drain_timeout_s,
             lane_timeout_s=settings.engine.lane_timeout_s,
         )
-        delivery.explain = pipeline.explain
-        observer = Observer(settings, metrics, connection, delivery, backend)
-        health.status = observer.status
-        health.checks = {
-            ENGINE_CHECK: lambda: True,
-            "broker reached": lambda: connection.is_up,
-        }
-        delivery.start()
-        log.info("trt-worker %s serves %s", __version__, ", ".join(settings.kafka.input_topics))
-        yield Service(settings, pipeline, metrics, health, server.port)
+        stack.callback(supervisor.close)
+        heartbeat.overview = overview = Overview(posts)
+        busy = BusyRatio(lambda: backend.busy_seconds)
+        metrics.lanes.set(backend.lane_count)
+        metrics.lanes_busy.set_function(lambda: backend.busy_lanes)
+        metrics.gpu_busy_ratio.set_function(busy.look)
+        health.metrics = lambda: expose(add_up([snapshot(metrics.registry), *overview.families()]))
+        health.status = partial(_status_of_all, backend, overview, busy)
+        health.checks[BROKER_CHECK] = overview.is_up
+        yield supervisor
 
 
-def rows_of_a_batch(settings: Settings, backend: Backend) -> int:
-    """batching.max_rows, or the rows that the engine takes where those are fewer."""
-    wanted, most = settings.batching.max_rows, backend.model.max_rows
-    if most is not None and wanted > most:
-        log.warning("batching.max_rows is %d, the engine takes %d rows: batches will have %d", wanted, most, most)
-        return most
-    return wanted
+def _status_of_all(backend: Backend, overview: Overview, busy: BusyRatio) -> Mapping[str, Any]:
+    """What the intake processes say, but for the lanes: theirs are seats."""
+    status = overview.status()
+    lanes = {"all": backend.lane_count, "busy": backend.busy_lanes, "busy_ratio": round(busy.look(), 4)}
+    return {**status, "lanes": {**status.get("lanes", {}), **lanes}}
+
+
+def seats_of_each(engine: EngineSettings) -> int:
+    """Seats of one intake process: one to fill and one to read, besides its share of the lanes."""
+    return max(3, -(-engine.lanes // engine.intake_processes) + 2)
 
 
 @contextmanager
@@ -143,19 +155,20 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
         EngineError: nothing here can run the model.
         GpuError: the GPU failed, or has too little memory.
     """
-    kind = settings.engine.backend
+    kind, reason = settings.engine.backend, "engine.backend is cpu"
     if kind == "auto":
-        kind = "tensorrt" if assemble_tensorrt.is_here(settings.engine.device) else "cpu"
+        missing = assemble_tensorrt.why_not_here(settings.engine.device)
+        kind, reason = "cpu" if missing else "tensorrt", f"engine.backend is auto, and there is no TensorRT: {missing}"
     if kind == "tensorrt":
         with assemble_tensorrt.open_backend(settings, _reference(settings)) as backend:
             yield backend
     else:
-        with _open_cpu_backend(settings) as backend:
+        with _open_cpu_backend(settings, reason) as backend:
             yield backend
 
 
 @contextmanager
-def _open_cpu_backend(settings: Settings) -> Iterator[Backend]:
+def _open_cpu_backend(settings: Settings, reason: str) -> Iterator[Backend]:
     try:
         from worker.cpu.backend import CpuBackend
         from worker.cpu.self_test import check_rows
@@ -170,6 +183,7 @@ def _open_cpu_backend(settings: Settings) -> Iterator[Backend]:
         lanes=settings.engine.lanes,
         max_rows=settings.batching.max_rows,
         max_bytes=settings.batching.max_bytes,
+        reason=reason,
     )
     try:
         lengths = {(name, pad.axis): pad.buckets[-1] for name, pad in settings.batching.pad.items()}

@@ -16,7 +16,7 @@ from worker.engine.manifest import Recipe
 from worker.engine.onnx_model import read_onnx
 from worker.engine.profiles import DEFAULT_ROWS, Profile, RowRange, shapes_of_buckets
 from worker.engine.repository import Entry, Repository
-from worker.engine.select import Choice, choose_verified
+from worker.engine.select import Choice, Fit, choose_verified
 from worker.errors import ConfigError, EngineError, GpuError
 from worker.gpu.backend import TensorRtBackend
 from worker.gpu.builder import BuildOptions, build_plan
@@ -70,15 +70,15 @@ def this_machine(device: int | str, flavour: str | None = None, *, needs_gpu: bo
         return Machine(trt, None)
 
 
-def is_here(device: int | str) -> bool:
-    """Whether engine.backend: auto means tensorrt on this machine."""
+def why_not_here(device: int | str) -> str:
+    """Why engine.backend: auto does not mean tensorrt on this machine; empty where it does."""
     try:
         find_device(device)  # first, for without a GPU there is no need to load TensorRT's libraries
         load_tensorrt()
     except (GpuError, EngineError) as error:
         log.info("no TensorRT here: %s", error)
-        return False
-    return True
+        return str(error)
+    return ""
 
 
 def choose_engine(
@@ -151,7 +151,7 @@ def open_backend(settings: Settings, reference: Reference | None = None) -> Iter
         ConfigError: no such GPU, or a build was asked for without model.onnx.
     """
     machine = this_machine(settings.engine.device)
-    entry, reason = _engine_for(settings, machine)
+    entry, fit, reason = _engine_for(settings, machine)
     manifest = entry.manifest
     if manifest is None or machine.device is None:
         raise EngineError(f"{entry.folder} holds no engine: {entry.problem}")
@@ -169,19 +169,21 @@ def open_backend(settings: Settings, reference: Reference | None = None) -> Iter
         reference=reference,
         tolerance=FP16_TOLERANCE if manifest.recipe.precision == "fp16" else None,
         allow_host_code=settings.engine.allow_host_code,
+        copies_in_graphs=settings.engine.intake_processes == 1,
+        fit=fit.name.lower(),
         reason=reason,
     ) as backend:
         yield backend
 
 
-def _engine_for(settings: Settings, machine: Machine) -> tuple[Entry, str]:
+def _engine_for(settings: Settings, machine: Machine) -> tuple[Entry, Fit, str]:
     repository = Repository(settings.engine.repository)
     model, version, onnx = settings.model.name, settings.model.version, settings.model.onnx
     choice = choose_engine(
         repository, model, version, machine, onnx=onnx, allow_host_code=settings.engine.allow_host_code
     )
-    if choice.entry is not None:
-        return choice.entry, choice.reason
+    if choice.entry is not None and (fit := choice.verdicts[0].fit) is not None:
+        return choice.entry, fit, choice.reason
     if not settings.engine.build_if_missing:
         raise EngineError(
             f"no engine for {model} version {version} in {repository.root} fits {_gpu_of(machine)} "
@@ -198,7 +200,7 @@ def _engine_for(settings: Settings, machine: Machine) -> tuple[Entry, str]:
         on_progress=_log_progress(),
         on_wait=lambda holder: log.info("%s is building this engine; waiting for it", holder),
     )
-    return entry, "built now for exactly this GPU"
+    return entry, Fit.EXACT, "built now for exactly this GPU"
 
 
 def _order(settings: Settings, onnx: Path) -> Order:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from worker.errors import ErrorCode
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter, which nobody reads
 
@@ -32,16 +35,9 @@ class Observations:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.total += value
-
-    def observe_all(self, values: Iterable[float]) -> None:
-        counts, bounds, total = self.counts, self._bounds, 0.0
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-            total += value
-        self.total += total
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self._bounds, value)] += times
+        self.total += value * times
 
     def quantile(self, q: float) -> float:
         """Upper bound of the bucket that holds the q-quantile; 0 while empty."""
@@ -95,12 +91,20 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(PREFIX + name, text, labels, registry=registry)
 
+        def counter_of(name: str, text: str, label: str, values: Iterable[str]) -> Counter:
+            made = counter(name, text, label)
+            for value in values:
+                made.labels(value)  # there from the start: rate() does not see how a series comes to 1
+            return made
+
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(PREFIX + name, text, labels, registry=registry)
 
         self.records_consumed = counter("records_consumed", "Records taken in.", "topic", "partition")
         self.results_published = counter("results_published", "Results acknowledged by the broker.")
-        self.dead_letters = counter("dead_letters", "Records that could not be answered, by error code.", "code")
+        self.dead_letters = counter_of(
+            "dead_letters", "Records that could not be answered, by error code.", "code", get_args(ErrorCode)
+        )
         self.records_in_flight = gauge("records_in_flight", "Records taken in and not yet settled.")
         self.batches = counter("batches", "Batches that ran, by rows rounded up to a power of two.", "bucket")
         self.batch_rows = Histogram("batch_rows", "Rows of a batch.", ROWS, registry)
@@ -126,20 +130,34 @@ class Metrics:
         )
         self.consumer_lag = gauge("consumer_lag", "Records behind the end of the partition.", "topic", "partition")
         self.backlog_seconds = gauge("backlog_seconds", "Time that the present lag takes at the present rate.")
-        self.rebalances = counter("rebalances", "Changes of the assignment: assign, revoke, lost.", "kind")
-        self.commits = counter("commits", "Offset commits: ok, failed.", "outcome")
-        self.transactions = counter(
-            "transactions", "Transactions of exactly_once: committed, aborted, fenced.", "outcome"
+        self.rebalances = counter_of(
+            "rebalances", "Changes of the assignment: assign, revoke, lost.", "kind", ("assign", "revoke", "lost")
+        )
+        self.commits = counter_of("commits", "Offset commits: ok, failed.", "outcome", ("ok", "failed"))
+        self.transactions = counter_of(
+            "transactions",
+            "Transactions of exactly_once: committed, aborted, fenced.",
+            "outcome",
+            ("committed", "aborted", "fenced"),
         )
         self.partitions_assigned = gauge("partitions_assigned", "Partitions that this worker has.")
         self.partitions_paused = gauge("partitions_paused", "Partitions paused because nothing more fits in.")
-        self.retries = counter("retries", "Things done again, by reason: batch_failed, producer_full.", "reason")
+        self.retries = counter_of(
+            "retries",
+            "Things done again, by reason: batch_failed, producer_full.",
+            "reason",
+            ("batch_failed", "producer_full"),
+        )
+        self.ready = gauge("ready", "1 while /readyz says yes, else 0.")
         self.engine_info = gauge(
             "engine_info", "What runs the model.", "model", "version", "gpu", "compute_capability", "tensorrt", "plan"
         )
+        self.engine_fit_info = gauge("engine_fit_info", "How well the engine fits this machine.", "fit")
         self.engine_load_seconds = gauge("engine_load_seconds", "Time to load the engine and pass its self-test.")
         self.build_info = gauge("build_info", "Version of the worker.", "version")
-        self.kafka_rtt_seconds = gauge("kafka_rtt_seconds", "Mean round trip to a broker.", "client", "broker")
+        self.kafka_rtt_seconds = gauge(
+            "kafka_rtt_seconds", "Mean time from a request to a broker's answer.", "client", "broker"
+        )
         self.kafka_queue_messages = gauge("kafka_queue_messages", "Messages waiting in a Kafka client.", "client")
 
     def expose(self) -> bytes:
@@ -149,6 +167,9 @@ class Metrics:
 
 def set_lag(metrics: Metrics, lags: Mapping[tuple[str, int], int]) -> None:
     """Replace the lag of all partitions; those that are no longer ours disappear."""
-    metrics.consumer_lag.clear()
+    shown = [sample.labels for family in metrics.consumer_lag.collect() for sample in family.samples]
+    for labels in shown:  # one by one: a scrape in between must not find them all gone
+        if (labels["topic"], int(labels["partition"])) not in lags:
+            metrics.consumer_lag.remove(labels["topic"], labels["partition"])
     for (topic, partition), lag in lags.items():
         metrics.consumer_lag.labels(topic, str(partition)).set(lag)

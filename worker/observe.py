@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from worker import __version__
 from worker.config import Settings
 from worker.kafka.connection import Connection
+from worker.kafka.lag import lags_of
 from worker.kafka.ledger import Entry
 from worker.kafka.publishing import Publishing
+from worker.lane_states import LaneState
 from worker.metrics import Metrics, set_lag
 from worker.protocols import Backend
+from worker.recent import Recent, Totals
+from worker.records import source_of
+
+REMEMBERED = 10  # refused records
+SHOWN_CHARS = 300  # of a refusal's message
+MEASURE_S = 1.0  # the least time between two looks at the rates: both clients report
 
 
 class Observer:
     """Listens to the delivery's and the clients' hooks; holds nothing that the flow depends on."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, connection: Connection, delivery: Publishing, backend: Backend
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        connection: Connection,
+        delivery: Publishing,
+        backend: Backend,
+        lanes: Callable[[], Sequence[LaneState]],
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -28,13 +42,16 @@ class Observer:
         self._backend = backend
         self._connection = connection
         self._started_s = time.time()
-        self._settled = 0
+        self._lanes = lanes
+        self._taken = self._settled = self._refused = 0
+        self._refusals: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)  # newest first
+        self._recent = Recent(metrics, self._totals)
         self._rate = 0.0  # records settled a second, moving average
         self._last = (time.monotonic(), 0, backend.busy_seconds)
         self._lag = 0
+        self._lags: Mapping[tuple[str, int], int] = {}  # replaced, never changed: other threads read it
         delivery.on_settled = self._settle
         delivery.on_taken = self._take
-        delivery.on_dead_letter = lambda code: metrics.dead_letters.labels(code).inc()
         delivery.on_full = lambda: metrics.retries.labels("producer_full").inc()
         delivery.consumer.on_rebalance = lambda kind: metrics.rebalances.labels(kind).inc()
         delivery.on_transaction = lambda outcome: metrics.transactions.labels(outcome).inc()
@@ -47,6 +64,8 @@ class Observer:
         metrics.engine_info.labels(
             model.name, model.version, told["gpu"], told["compute_capability"], told["tensorrt"], told["plan"]
         ).set(1)
+        cpu = "cpu" if settings.engine.backend == "cpu" else "cpu_fallback"
+        metrics.engine_fit_info.labels(told.get("fit", cpu)).set(1)
         metrics.records_in_flight.set_function(delivery.in_flight)
         metrics.lanes_busy.set_function(lambda: backend.busy_lanes)
         metrics.partitions_assigned.set_function(lambda: len(delivery.consumer.ledgers))
@@ -55,9 +74,11 @@ class Observer:
         )
 
     def status(self) -> Mapping[str, Any]:
-        """What the worker is and does, for people; numbers are since the start unless named otherwise."""
-        settings, metrics, model = self._settings, self._metrics, self._backend.model
-        latency = metrics.end_to_end_seconds.of[""]
+        """What the worker is and does, for people; numbers are since the start unless named otherwise.
+
+        Other threads ask, while the loop goes on: numbers of one answer may be some records apart.
+        """
+        settings, model, recent = self._settings, self._backend.model, self._recent.report()
         return {
             "version": __version__,
             "uptime_s": round(time.time() - self._started_s, 1),
@@ -76,54 +97,85 @@ class Observer:
                 "is_up": self._connection.is_up,
                 "partitions": sorted(f"{topic}/{number}" for topic, number in list(self._delivery.consumer.ledgers)),
                 "lag": self._lag,
+                "lags": {f"{topic}/{number}": lag for (topic, number), lag in self._lags.items()},
             },
-            "delivery": {"mode": settings.delivery.mode, "in_flight": self._delivery.in_flight()},
-            "lanes": {"all": self._backend.lane_count, "busy": self._backend.busy_lanes},
-            "records": {"settled": self._settled, "per_second": round(self._rate, 1)},
-            "latency_s": {"p50": latency.quantile(0.5), "p99": latency.quantile(0.99)},
+            "delivery": {
+                "mode": settings.delivery.mode,
+                "errors_to": settings.delivery.errors_to,
+                "in_flight": self._delivery.in_flight(),
+            },
+            "lanes": {
+                "all": self._backend.lane_count,
+                "busy": self._backend.busy_lanes,
+                "busy_ratio": recent["busy_ratio"],
+                "each": [lane._asdict() for lane in self._lanes()],
+            },
+            "records": {
+                "taken": self._taken,
+                "settled": self._settled,
+                "published": self._settled - self._refused,
+                "refused": self._refused,
+                "per_second": round(self._rate, 1),
+                **recent["rates"],
+            },
+            **{name: recent[name] for name in ("batches", "latency_s", "stages_s", "history")},
+            "refused": list(self._refusals),
         }
 
+    def _totals(self) -> Totals:
+        return Totals(self._taken, self._settled - self._refused, self._refused, self._backend.busy_seconds)
+
     def _take(self, entries: Sequence[Entry]) -> None:
-        for ledger, count in Counter(entry.ledger for entry in entries).items():
+        self._taken += len(entries)
+        for ledger, count in Counter([entry.ledger for entry in entries]).items():
             self._metrics.records_consumed.labels(ledger.topic, str(ledger.partition)).inc(count)
 
     def _settle(self, entries: Sequence[Entry]) -> None:
         now_ms = time.time() * 1000
-        created = [entry.record.timestamp() for entry in entries]
-        self._metrics.end_to_end_seconds.of[""].observe_all(
-            [max(0.0, now_ms - ms) / 1000 for kind, ms in created if kind]
-        )
-        refused = sum(entry.refusal is not None for entry in entries)
+        observe = self._metrics.end_to_end_seconds.of[""].observe
+        for created_ms, count in Counter([entry.created_ms for entry in entries]).items():  # few differ
+            if created_ms:
+                observe(max(0.0, now_ms - created_ms) / 1000, count)
+        codes = Counter([entry.refusal[0] for entry in entries if entry.refusal is not None])
+        for code, count in codes.items():
+            self._metrics.dead_letters.labels(code).inc(count)
+        if refused := codes.total():
+            self._remember(entries)
         self._settled += len(entries)
+        self._refused += refused
         self._metrics.results_published.inc(len(entries) - refused)
+
+    def _remember(self, entries: Sequence[Entry]) -> None:
+        """Code, message and place of the refused ones; nothing else that is theirs."""
+        refused = [(entry.record, *entry.refusal) for entry in entries if entry.refusal is not None]
+        for record, code, message in refused[-REMEMBERED:]:
+            told = {"code": code, "source": source_of(record), "message": message[:SHOWN_CHARS]}
+            self._refusals.appendleft({"time_s": round(time.time(), 3), **told})
 
     def _report(self, name: str, report: Mapping[str, Any]) -> None:
         metrics = self._metrics
+        self._recent.note()
+        self._measure()
         for broker in report.get("brokers", {}).values():
-            if broker.get("nodeid", -1) >= 0:
-                rtt = broker.get("rtt", {}).get("avg", 0) / 1e6
-                metrics.kafka_rtt_seconds.labels(name, str(broker["nodeid"])).set(rtt)
+            rtt = broker.get("rtt", {})
+            if broker.get("nodeid", -1) >= 0 and rtt.get("cnt", 0):  # of the last interval, which may have had none
+                metrics.kafka_rtt_seconds.labels(name, str(broker["nodeid"])).set(rtt["avg"] / 1e6)
         if name == "producer":
             metrics.kafka_queue_messages.labels(name).set(report.get("msg_cnt", 0))
-            return
-        metrics.kafka_queue_messages.labels(name).set(report.get("replyq", 0))
-        ours = self._delivery.consumer.ledgers
-        lags = {
-            (topic, int(number)): max(0, partition.get("consumer_lag", 0))
-            for topic, entry in report.get("topics", {}).items()
-            for number, partition in entry.get("partitions", {}).items()
-            if (topic, int(number)) in ours
-        }
-        set_lag(metrics, lags)
-        self._lag = sum(lags.values())
-        self._measure()
+        else:
+            metrics.kafka_queue_messages.labels(name).set(report.get("replyq", 0))
+            self._lags = lags_of(report, self._delivery.consumer.ledgers)
+            set_lag(metrics, self._lags)
+            self._lag = sum(self._lags.values())
+            metrics.backlog_seconds.set(self._lag / self._rate if self._rate >= 1 else self._lag)
 
     def _measure(self) -> None:
-        """Rates between two reports of the consumer."""
+        """Rates since the last look."""
         now_s, busy_s = time.monotonic(), self._backend.busy_seconds
         last_s, last_settled, last_busy_s = self._last
-        elapsed_s = max(1e-6, now_s - last_s)
+        elapsed_s = now_s - last_s
+        if elapsed_s < MEASURE_S:
+            return
         self._last = (now_s, self._settled, busy_s)
         self._metrics.gpu_busy_ratio.set(min(1.0, (busy_s - last_busy_s) / elapsed_s))
         self._rate = 0.5 * self._rate + 0.5 * (self._settled - last_settled) / elapsed_s
-        self._metrics.backlog_seconds.set(self._lag / self._rate if self._rate >= 1 else float(self._lag))

@@ -16,6 +16,7 @@ from worker.codec.encode import ResultEncoder
 from worker.deadline import Deadline
 from worker.errors import BatchError, ErrorCode, RecordError
 from worker.health import Heartbeat
+from worker.lane_states import LaneState, LaneStates
 from worker.last_words import hung
 from worker.metrics import Metrics
 from worker.protocols import Backend, Delivery, Lane, Place
@@ -27,7 +28,8 @@ IDLE_S = 0.1  # the poll's longest sleep: signals and health are looked at when 
 RUNNING_S = 0.0005  # while a batch runs: nobody wakes the poll when it ends
 UNACKNOWLEDGED_S = 0.001  # while the broker owes acknowledgements
 BLOCKED_S = 0.02  # while nothing more fits in
-HOLD_AFTER_S = 1.0  # blocked for longer: pause the partitions, so that polling goes on and the membership survives
+LOOK_EVERY_S = 1.0  # blocked for longer: poll for one record all the same, or the group would go on without us
+HOLD_AFTER_S = 10.0  # blocked for longer: pause the partitions, so that polling brings no more records
 INTAKE_BYTES = 1 << 20  # of one take; more would only wait in memory
 MAX_INTAKE = 128  # records of one take
 MAX_MESSAGE_CHARS = 1000
@@ -68,9 +70,10 @@ class Pipeline:
         self._drain_timeout_s = drain_timeout_s
         self._lane_timeout_s = lane_timeout_s
         self._placing: deque[Request] = deque()  # decoded, not yet in a batch
-        self._running: dict[Lane, OpenBatch[Lane]] = {}
-        self._launched_s: dict[Lane, float] = {}  # of those that run, oldest first
-        self._blocked_since_s: float | None = None
+        self._running: dict[Lane, OpenBatch[Lane]] = {}  # oldest first
+        self._lane_states = LaneStates()
+        self._is_held = False
+        self._taken_s = self._looked_s = time.monotonic()  # when there was room; when we last polled
         self._record_bytes = 1024.0  # moving average of a record's tensors
         self._is_stopping = False
         delivery.on_revoke(self._hand_over)
@@ -93,19 +96,32 @@ class Pipeline:
         """Take no more in; run() drains and returns. Safe in a signal handler."""
         self._is_stopping = True
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether stop() was called: it drains, or has drained."""
+        return self._is_stopping
+
+    def lanes(self) -> list[LaneState]:
+        """Every lane that has had a batch, in the order of their first ones. Any thread may ask; nobody waits."""
+        filling = {batch.lane: (batch.rows, batch.max_rows) for batch in self._batcher.filling}
+        return self._lane_states.all(filling, list(self._running))
+
     def step(self) -> None:
         """Advance once; the poll is the only sleep, and never sleeps past the next deadline."""
         self._heartbeat.beat()
         self._take_in()  # kafka/consumer -> codec/decode -> batching/micro_batcher
-        self._launch()  # lane: host memory -> device -> execute -> host memory
+        has_launched = self._launch()  # lane: host memory -> device -> execute -> host memory
         blocked_s = 0.0 if self._has_room() else BLOCKED_S  # then this waits for a lane, or for the broker
-        self._finish(blocked_s)  # batching/split -> codec/encode
-        self._settle(
-            0.0 if self._running and self._delivery.has_room else blocked_s
-        )  # kafka/producer -> kafka/ledger -> commit
+        has_finished = self._finish(blocked_s)  # batching/split -> codec/encode
+        goes_on = has_launched or has_finished or (bool(self._running) and self._delivery.has_room)
+        self._settle(0.0 if goes_on else blocked_s)  # kafka/producer -> kafka/ledger -> commit
 
     def _take_in(self) -> None:
         self._place()
+        if not self._has_room():
+            self._mind_the_membership()
+            return
+        self._hold(False)
         while self._has_room():
             wanted = max(1, min(MAX_INTAKE, int(INTAKE_BYTES / self._record_bytes)))
             tickets = self._delivery.take(wanted, self._sleep_s())
@@ -113,7 +129,8 @@ class Pipeline:
             self._place()
             if len(tickets) < wanted:
                 break
-        self._mind_the_membership()
+            self._launch()  # what is full runs while the next records are read
+        self._taken_s = self._looked_s = time.monotonic()
 
     def _has_room(self) -> bool:
         return (
@@ -125,18 +142,18 @@ class Pipeline:
         )
 
     def _mind_the_membership(self) -> None:
-        """While nothing fits in, nobody polls; past a second of that, pause and poll, or the group would expel us."""
-        if self._has_room():
-            if self._blocked_since_s is not None:
-                self._blocked_since_s = None
-                self._delivery.hold(False)
-            return
+        """While nothing fits in, nobody polls: see to it that the group hears of us once in a while."""
         now_s = time.monotonic()
-        if self._blocked_since_s is None:
-            self._blocked_since_s = now_s
-        elif now_s - self._blocked_since_s > HOLD_AFTER_S:
-            self._delivery.hold(True)
-            self._decode(self._delivery.take(1, 0.0))  # a record that was on its way when we paused
+        if now_s - self._looked_s > LOOK_EVERY_S:
+            self._looked_s = now_s
+            if now_s - self._taken_s > HOLD_AFTER_S:  # it throws away what the client has fetched ahead
+                self._hold(True)
+            self._decode(self._delivery.take(1, 0.0))
+
+    def _hold(self, is_held: bool) -> None:
+        if is_held or self._is_held:
+            self._is_held = is_held
+            self._delivery.hold(is_held)  # again and again: partitions that come meanwhile are not paused
 
     def _sleep_s(self) -> float:
         """How long the poll may sleep."""
@@ -166,7 +183,7 @@ class Pipeline:
         if not placing:
             return
         start_s = time.monotonic()
-        add = self._batcher.add
+        add, add_run = self._batcher.add, self._batcher.add_run
         while placing:
             request = placing[0]
             try:
@@ -179,24 +196,31 @@ class Pipeline:
             except RecordError as error:
                 self._refuse(request.ticket, request.id, error.code, str(error))
             placing.popleft()
+            add_run(placing)
         self._metrics.stage_seconds.of["gather"].observe(time.monotonic() - start_s)
 
-    def _launch(self, *, everything: bool = False) -> None:
+    def _launch(self, *, everything: bool = False) -> bool:
+        """Start what is due; whether there was anything."""
         now_s = time.monotonic()
-        for batch in self._batcher.take_due(now_s, everything=everything):
+        due = self._batcher.take_due(now_s, everything=everything)
+        for batch in due:
             batch.lane.launch(batch.rows)
             self._running[batch.lane] = batch
-            self._launched_s[batch.lane] = now_s
+            batch.launched_s = now_s
             self._count(batch, now_s)
+        return bool(due)
 
-    def _finish(self, timeout_s: float) -> None:
+    def _finish(self, timeout_s: float) -> bool:
+        """Answer what has ended, after waiting so long for the first batch; whether there was any."""
         if not self._delivery.has_room:
-            return  # a finished batch stays in its lane until its answers can leave: no second copy in memory
-        for lane in self._backend.finished(timeout_s if self._running else 0.0):
-            del self._launched_s[lane]
+            return False  # a finished batch stays in its lane until its answers can leave: no second copy in memory
+        lanes = self._backend.finished(timeout_s if self._running else 0.0)
+        for lane in lanes:
             self._answer(lane, self._running.pop(lane))
-        if self._launched_s and time.monotonic() - next(iter(self._launched_s.values())) > self._lane_timeout_s:
+        oldest = next(iter(self._running.values()), None)
+        if oldest is not None and time.monotonic() - oldest.launched_s > self._lane_timeout_s:
             raise hung(self._lane_timeout_s)
+        return bool(lanes)
 
     def _answer(self, lane: Lane, batch: OpenBatch[Lane]) -> None:
         start_s = time.monotonic()
@@ -267,5 +291,6 @@ class Pipeline:
         metrics.batch_rows.observe(rows)
         metrics.batch_fill_ratio.observe(rows / batch.max_rows)
         metrics.batches.labels(str(1 << (rows - 1).bit_length())).inc()
+        self._lane_states.note(batch.lane, rows, batch.max_rows)
         if padded := batch.lane.padded_rows:
             metrics.padded_rows.inc(padded)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from worker.tensors import RequestShape
 
 Headers = list[tuple[str, bytes | str | None]]
@@ -28,29 +30,22 @@ class Ticket(Protocol):
     @property
     def record(self) -> Record: ...
 
+    @property
+    def source_prefix(self) -> str:
+        """ "topic/partition/", to be followed by the offset."""
+
 
 def source_of(record: Record) -> str:
     """ "topic/partition/offset": the record's place, and its id where the producer gave none."""
     return f"{record.topic()}/{record.partition()}/{record.offset()}"
 
 
-class Request:
+class Request(msgspec.Struct, eq=False, gc=False):  # one is made for every record: half the time of a class with slots
     """A validated request: its rows as raw bytes, still inside the record's value."""
 
-    __slots__ = ("buffers", "expires_at_ms", "id", "shape", "taken_s", "ticket")
-
-    def __init__(
-        self,
-        ticket: Ticket,
-        taken_s: float,
-        id: str,
-        shape: RequestShape,
-        buffers: Sequence[memoryview],
-        expires_at_ms: float | None,
-    ) -> None:
-        self.ticket = ticket
-        self.taken_s = taken_s  # monotonic clock, when the record was taken in
-        self.id = id
-        self.shape = shape
-        self.buffers = buffers  # one per model input, C order, little-endian, exactly shape.input_bytes long
-        self.expires_at_ms = expires_at_ms  # Unix ms
+    ticket: Ticket
+    taken_s: float  # monotonic clock, when the record was taken in
+    id: str
+    shape: RequestShape
+    buffers: Sequence[memoryview]  # one per model input, C order, little-endian, exactly shape.input_bytes long
+    expires_at_ms: float | None  # Unix ms

@@ -8,12 +8,22 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 MIB = 1 << 20
 
 ClientValue = str | int | float | bool
-ClientSettings = dict[str, ClientValue]
+VALUE_TYPES = [{"type": name} for name in ("string", "integer", "number", "boolean")]
+FILE_TYPE = {  # stands for the file's content
+    "type": "object",
+    "properties": {"file": {"type": "string"}},
+    "required": ["file"],
+    "additionalProperties": False,
+}
+ClientSettings = Annotated[
+    dict[str, ClientValue],
+    WithJsonSchema({"type": "object", "additionalProperties": {"anyOf": [*VALUE_TYPES, FILE_TYPE]}}),
+]
 Rows = Annotated[int, Field(ge=1)]
 
 
@@ -64,7 +74,9 @@ class EngineSettings(Section):
     cuda_graphs: Literal["auto", "off"] | list[Rows] = Field(
         "auto", description="auto, off, or the row counts to capture"
     )
-    intake_processes: int = Field(1, ge=1, le=64, description="processes that consume, decode and publish")
+    intake_processes: int = Field(
+        1, ge=1, le=64, description="processes that consume, decode and publish; more than 1: docs/tuning.md"
+    )
 
     @field_validator("device", mode="before")
     @classmethod
@@ -127,7 +139,7 @@ class KafkaSettings(Section):
     def _dotted_keys(cls, value: Any) -> Any:
         """Environment variables cannot carry dots: SASL_PASSWORD stands for sasl.password."""
         if isinstance(value, dict):
-            return {_librdkafka_key(str(key)): entry for key, entry in value.items()}
+            return {_librdkafka_key(str(key)): _read_secret(str(key), entry) for key, entry in value.items()}
         return value
 
     @field_validator("client", "consumer", "producer")
@@ -142,6 +154,19 @@ class KafkaSettings(Section):
 def _librdkafka_key(key: str) -> str:
     """log_level is the only key of librdkafka that has an underscore."""
     return key if "." in key or key == "log_level" else key.replace("_", ".")
+
+
+def _read_secret(key: str, value: Any) -> Any:
+    """`{file: PATH}` stands for the content of the file, without the line break at its end."""
+    if not isinstance(value, dict) or list(value) not in (["file"], ["FILE"]):
+        return value
+    (path,) = value.values()
+    try:
+        return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise ValueError(f"{key} cannot be read from {path}: {error.strerror}") from error
+    except (TypeError, ValueError) as error:  # the latter's words would show the content
+        raise ValueError(f"{key}: file must be the path of a text file in UTF-8") from error
 
 
 RESERVED_CLIENT_KEYS = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,6 +22,7 @@ from tests.system.traffic import COLUMNS, Reader
 from tests.system.worker_process import WorkerProcess
 
 PARTITIONS = 4
+PATIENCE_S = 150.0  # for what takes seconds on a machine that is not busy
 ROOT = Path(__file__).parent.parent.parent
 QUICK = {  # so that a test need not wait a minute for what a cluster finds out by time
     "group.consumer.session.timeout.ms": "6000",
@@ -27,6 +30,10 @@ QUICK = {  # so that a test need not wait a minute for what a cluster finds out 
     "group.consumer.heartbeat.interval.ms": "1000",
     "group.consumer.min.heartbeat.interval.ms": "1000",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+    "group.share.session.timeout.ms": "6000",
+    "group.share.min.session.timeout.ms": "6000",
+    "group.share.heartbeat.interval.ms": "1000",
+    "group.share.min.heartbeat.interval.ms": "1000",
     "group.share.record.lock.duration.ms": "15000",
     "group.share.min.record.lock.duration.ms": "1000",
 }
@@ -38,10 +45,12 @@ class DeliveryWorker(WorkerProcess):
     """A worker that may be told to misbehave; see runner.py."""
 
     options: dict[str, Any]
+    _said_before = 0  # bytes of the log when it was last started
 
     def start(self) -> Self:
         self._port = None
         with self.log.open("ab") as log:  # what it said before it was killed stays
+            self._said_before = log.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.delivery.runner", str(self._config), json.dumps(self.options)],
                 cwd=ROOT,
@@ -50,6 +59,23 @@ class DeliveryWorker(WorkerProcess):
                 stderr=subprocess.STDOUT,
             )
         return self
+
+    def leave(self) -> None:
+        """SIGTERM, and it ends in order, or at once where it was not yet far enough to know what that is."""
+        try:
+            code = self.terminate(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)  # the runner writes where each thread stands
+            time.sleep(1)
+            raise
+        said = self.log.read_bytes()[self._said_before :]
+        assert code == 0 or (code == -signal.SIGTERM and b"draining" not in said), f"{self.name} ended with {code}"
+
+    def await_end(self) -> int:
+        """The exit code, once it has one."""
+        await_that(lambda: self.exit_code is not None, f"{self.name} goes on")
+        assert self.exit_code is not None
+        return self.exit_code
 
     @property
     def port(self) -> int | None:
@@ -61,6 +87,14 @@ class DeliveryWorker(WorkerProcess):
     def said(self, words: str) -> int:
         """How many log lines have these words."""
         return sum(words in line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines())
+
+
+def await_that(is_so: Callable[[], object], complaint: str, timeout_s: float = PATIENCE_S) -> None:
+    """Wait for it; an AssertionError where it does not come."""
+    deadline_s = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline_s, complaint
+        time.sleep(0.05)
 
 
 @dataclass
@@ -129,6 +163,7 @@ def deliver(tmp_path: Path) -> Iterator[MakeDelivery]:
     with ExitStack() as stack:
 
         def make(cluster: KafkaCluster, partitions: int = PARTITIONS) -> Delivery:
+            cluster.start()  # the test before may have left nodes down
             mark = uuid.uuid4().hex[:8]
             requests, answers, dead = [
                 cluster.create_topic(f"{purpose}-{mark}", partitions, max_message_bytes=str(8 << 20))
@@ -142,7 +177,7 @@ def deliver(tmp_path: Path) -> Iterator[MakeDelivery]:
         yield make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # three processes are too much to have idle for the rest of the session
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """Three nodes, replication factor 3, two in sync."""
     with KafkaCluster(tmp_path_factory.mktemp("trio"), nodes=3, properties=QUICK) as cluster:

@@ -113,6 +113,7 @@ def faults(answers: Answers, count: int) -> dict[str, Any]:
         "first missing": missing[:5],
         "duplicates": answers.duplicates,
         "wrong": len(answers.wrong),
+        "refused": len(answers.refused),  # nothing is wrong with any of them
         "out of order": answers.out_of_order(),
     }
     return {name: value for name, value in found.items() if value}

@@ -1,4 +1,7 @@
-"""A TCP proxy between clients and a Kafka node: delays, cuts, and connections that stay open and say nothing."""
+"""A TCP proxy between clients and a Kafka node: delays, cuts, and connections that stay open and say nothing.
+
+It can be aimed: the next request of a kind (a commit, say) is what the fault hits.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,19 @@ import selectors
 import socket
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
+
+HALF_OPEN_S = 4.0  # how long a connection that was struck `silent` stays open
+
+
+class Strike(NamedTuple):
+    """A fault for the next request of a kind."""
+
+    request: int  # the Kafka protocol's API key
+    how: str  # before: cut, the node never sees it · after: cut, the answer is lost · silent: half-open, then cut
 
 
 class Link:
@@ -16,7 +30,27 @@ class Link:
 
     def __init__(self, client: socket.socket, node: socket.socket) -> None:
         self.ends = {client: node, node: client}
+        self.client = client
         self.held: list[tuple[float, socket.socket, bytes]] = []  # due, where to, what
+        self.silent_until_s = 0.0  # then it is cut
+        self._head = b""
+        self._left = 0  # bytes of the present request that are still to come
+
+    def requests(self, data: bytes) -> Iterator[int]:
+        """API keys of the requests that begin in what the client sends."""
+        while data:
+            if self._left:
+                skipped = min(self._left, len(data))
+                self._left -= skipped
+                data = data[skipped:]
+                continue
+            missing = 6 - len(self._head)  # four bytes of length, two of the key
+            self._head += data[:missing]
+            data = data[missing:]
+            if len(self._head) == 6:
+                self._left = int.from_bytes(self._head[:4]) - 2
+                yield int.from_bytes(self._head[4:])
+                self._head = b""
 
     def close(self) -> None:
         for end in self.ends:
@@ -31,6 +65,8 @@ class Proxy:
         self.port, self._target = port, target
         self.delay_s = 0.0
         self.is_silent = False  # connections stay open, nothing gets through, nothing is lost
+        self.strikes: deque[Strike] = deque()  # one after the other
+        self.struck: list[Strike] = []
         self._listener = socket.create_server(("127.0.0.1", port))
         self._links: list[Link] = []
         self._lock = threading.Lock()
@@ -67,7 +103,7 @@ class Proxy:
             selector.register(self._listener, selectors.EVENT_READ)
             if not self.is_silent:
                 for link in self._links:
-                    for end in link.ends:
+                    for end in () if link.silent_until_s else link.ends:
                         selector.register(end, selectors.EVENT_READ, link)
             for key, _ in selector.select(0.002):
                 if key.data is None:
@@ -77,6 +113,10 @@ class Proxy:
         if not self.is_silent:
             now_s = time.monotonic()
             for link in list(self._links):
+                if link.silent_until_s:
+                    if now_s > link.silent_until_s:
+                        self._drop(link)
+                    continue
                 while link.held and link.held[0][0] <= now_s:
                     _, where, data = link.held.pop(0)
                     try:
@@ -107,6 +147,21 @@ class Proxy:
             self._drop(link)
             return
         link.held.append((time.monotonic() + self.delay_s, link.ends[end], data))
+        if end is link.client:
+            for request in link.requests(data):
+                if self.strikes and request == self.strikes[0].request:
+                    self._strike(link, self.strikes.popleft())
+
+    def _strike(self, link: Link, strike: Strike) -> None:
+        self.struck.append(strike)
+        if strike.how == "silent":
+            link.silent_until_s = time.monotonic() + HALF_OPEN_S
+            return
+        if strike.how == "after":
+            with contextlib.suppress(OSError):
+                for _, where, data in link.held:
+                    where.sendall(data)
+        self._drop(link)
 
     def _drop(self, link: Link) -> None:
         if link in self._links:

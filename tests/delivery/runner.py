@@ -9,8 +9,10 @@ What the JSON may ask for:
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import random
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +46,6 @@ def abort_one_in(count: int) -> None:
 def no_rewind(self: ExactlyOnce) -> None:
     """Go on reading where the aborted transaction stood."""
     self._reports.failed.clear()
-    self._consumer.hold(False)
     self._state = State.IDLE
 
 
@@ -78,6 +79,7 @@ def scripted(values: dict[str, float]) -> None:
 
 
 def main() -> None:
+    faulthandler.register(signal.SIGUSR1)
     config, options = sys.argv[1], json.loads(sys.argv[2])
     if (count := options.get("abort_one_in")) is not None:
         abort_one_in(count)

@@ -28,6 +28,7 @@ class SimulatedCuda:
         self.asked: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.events: set[int] = set()
+        self.registered: dict[int, int] = {}  # pinned memory of others: address -> bytes
         self.capturing: dict[int, list[Work]] = {}
         self.copies: list[tuple[str, int]] = []
         self.launches = 0
@@ -82,6 +83,12 @@ class SimulatedCuda:
 
     def free_pinned(self, address: int) -> None:
         del self.blocks[address]
+
+    def register_pinned(self, address: int, size: int) -> None:
+        self.registered[address] = size
+
+    def unregister_pinned(self, address: int) -> None:
+        del self.registered[address]
 
     def copy_to_device(self, target: int, source: int, size: int, *, stream: int) -> None:
         self.copies.append(("to_device", size))
@@ -150,7 +157,7 @@ class SimulatedCuda:
     @property
     def is_clean(self) -> bool:
         """Everything that was created has been destroyed."""
-        return not (self.blocks or self.streams or self.graphs or self.events)
+        return not (self.blocks or self.streams or self.graphs or self.events or self.registered)
 
 
 def _move(target: int, source: int, size: int) -> None:

@@ -16,11 +16,15 @@ def ledger_of(*offsets: int) -> tuple[PartitionLedger, list[Entry]]:
 
 
 def answer(entry: Entry) -> None:
-    entry.outgoing = [("results", b"answer", [])]
+    entry.answer([("results", b"answer", None, [])])
 
 
 def published(ledger: PartitionLedger) -> list[int]:
-    return [entry.record.offset() for entry in ledger.publishable()]
+    """Offsets of what is answered and whose turn it is; it counts as published then."""
+    offsets = []
+    while ledger.is_publishable:
+        offsets.append(ledger.unpublished.popleft().record.offset())
+    return offsets
 
 
 def test_a_gap_holds_the_commit_back() -> None:
@@ -79,21 +83,10 @@ def test_each_answer_is_published_once() -> None:
     assert published(ledger) == [2]
 
 
-def test_an_entry_whose_sending_was_broken_off_comes_again() -> None:
-    """The producer was full: the entry counts as published when the next one is asked for."""
-    ledger, entries = ledger_of(1, 2, 3)
-    for entry in entries:
-        answer(entry)
-    for entry in ledger.publishable():
-        if entry.record.offset() == 2:
-            break
-    assert published(ledger) == [2, 3]
-
-
 def test_an_answer_with_nothing_to_send_still_takes_its_turn() -> None:
     """A refused record whose errors go nowhere is answered: an empty list is not None."""
     ledger, (first, second) = ledger_of(1, 2)
-    first.outgoing = []
+    first.answer([])
     answer(second)
     assert published(ledger) == [1, 2]
 
@@ -175,9 +168,9 @@ def delivered(entry: Entry, error: KafkaError | None = None) -> None:
 
 
 def test_an_entry_is_done_when_all_of_its_messages_are_acknowledged() -> None:
-    """An error answer and a dead letter are two."""
+    """An error answer and a dead letter are two, and the one may be acknowledged before the other is sent."""
     ledger, (entry,) = ledger_of(1)
-    entry.outgoing, entry.unacknowledged = [], 2
+    entry.answer([("results", b"error", None, []), ("dead", b"letter", None, [])])
     delivered(entry)
     assert ledger.reports.done == []
     assert ledger.settle() == 0
@@ -186,22 +179,31 @@ def test_an_entry_is_done_when_all_of_its_messages_are_acknowledged() -> None:
     assert ledger.settle() == 1
 
 
-def test_an_entry_with_something_still_to_send_is_not_done() -> None:
-    """The producer was full after the first of its messages."""
-    ledger, (entry,) = ledger_of(1)
-    answer(entry)
-    entry.unacknowledged = 1
-    delivered(entry)
-    assert not entry.is_done
-    assert ledger.reports.done == []
-
-
 def test_a_failed_delivery_is_reported_and_never_counts_as_done() -> None:
     ledger, (entry,) = ledger_of(1)
-    entry.outgoing, entry.unacknowledged = [], 1
+    answer(entry)
     error = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
     delivered(entry, error)
     assert not entry.is_done
     assert ledger.reports.done == []
-    assert ledger.reports.failed == [(entry, "results", 6, error)]
+    assert ledger.reports.failed == [(entry, "results", len(b"answer"), error)]
     assert ledger.settle() == 0
+
+
+def test_what_replaces_a_refused_message_is_still_to_be_sent_and_acknowledged() -> None:
+    _, (entry,) = ledger_of(1)
+    entry.answer([("results", b"large", None, []), ("dead", b"letter", None, [])])
+    entry.sent = 2
+    entry.replace("results", [("results", b"small", None, []), ("other", b"one more", None, [])])
+    assert entry.outgoing is not None
+    assert [topic for topic, *_ in entry.outgoing[entry.sent :]] == ["results", "other"]
+    assert entry.outgoing[: entry.sent] == [("dead", b"letter", None, [])]
+    assert entry.unacknowledged == 3
+
+
+def test_a_message_that_is_sent_again_is_owed_one_acknowledgement_as_before() -> None:
+    _, (entry,) = ledger_of(1)
+    answer(entry)
+    entry.sent = 1
+    entry.send_again("results")
+    assert (entry.outgoing, entry.sent, entry.unacknowledged) == ([("results", b"answer", None, [])], 0, 1)

@@ -55,6 +55,7 @@ class Answers:
     sources: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))  # partition -> source offsets
     wrong: list[str] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)  # code -> error answers
+    refused: set[str] = field(default_factory=set)  # ids with an error answer
 
     @property
     def duplicates(self) -> int:
@@ -107,6 +108,7 @@ class Reader:
         answers.sources[int(source[1])].append(int(source[2]))
         if "error" in answer:
             answers.errors[answer["error"]["code"]] += 1
+            answers.refused.add(answer["id"])
             return
         row = np.frombuffer(answer["outputs"][0]["data"], np.float32)
         if not (row == float(answer["id"])).all():

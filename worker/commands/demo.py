@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from typing import Annotated
 
 import typer
@@ -41,9 +42,15 @@ def demo(
         from worker.demo.showcase import Options, run_demo
 
         try:
-            is_perfect = run_demo(Options(requests, rate, bootstrap_servers, keep_running), Console(), noted.check)
+            is_perfect: bool | None = run_demo(
+                Options(requests, rate, bootstrap_servers, keep_running), Console(), noted.check
+            )
         except Interrupted:
             typer.echo("stopped", err=True)
-            raise typer.Exit(noted.exit_code) from None
+            is_perfect = None
+    if is_perfect is None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # all is closed; an impatient second one would change the exit code
+        raise typer.Exit(noted.exit_code)
     if not is_perfect:
         raise typer.Exit(1)

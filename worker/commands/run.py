@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import logging
+import os
 import signal
+import sys
 from types import FrameType
 
 from worker import assemble, config, logs
+from worker.assemble_member import quiet_the_collector
 from worker.commands.options import ConfigFile
 
 log = logging.getLogger(__name__)
@@ -18,6 +20,8 @@ def run(config_file: ConfigFile = None) -> None:
     settings = config.load(config_file)
     logs.set_up(settings.logging)
     stop_signals = (signal.SIGTERM, signal.SIGINT)
+    if os.getpid() == 1:  # of a container: the kernel spares it every signal that it has no handler for
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with assemble.build(settings) as service:
 
         def stop(number: int, _frame: FrameType | None) -> None:
@@ -28,8 +32,6 @@ def run(config_file: ConfigFile = None) -> None:
 
         for each in stop_signals:
             signal.signal(each, stop)
-        gc.collect()
-        gc.freeze()  # what start-up made stays; and the loop makes no cycles, so looking for them seldom is enough
-        gc.set_threshold(50_000, 20, 50)
+        quiet_the_collector()
         service.run()
     log.info("done")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.cpu.onnx_session import OnnxSession, threads_per_lane
+from worker.cpu.onnx_session import RUNTIME, OnnxSession, threads_per_lane, usable_cores
 from worker.errors import BatchError
 from worker.tensors import ModelSpec, Shape
 
@@ -21,6 +23,7 @@ INLINE_S = (
     0.0005  # a run that is shorter than this costs less than waking a thread and contending for the interpreter lock
 )
 REMEMBERED = 4096  # sizes
+OUTPUT_SHARE = 4  # room for outputs in a seat, in shares of that for inputs
 
 Size = tuple[int, tuple[Shape, ...]]  # runs of one size take about as long: (bits of the row count, row shapes)
 
@@ -28,10 +31,10 @@ Size = tuple[int, tuple[Shape, ...]]  # runs of one size take about as long: (bi
 class CpuLane:
     """One batch's seat: host memory for its inputs, and the outputs of the last run."""
 
-    def __init__(self, backend: CpuBackend, memory: NDArray[np.uint8], max_rows: int) -> None:
+    def __init__(self, backend: CpuBackend, memory: NDArray[np.uint8]) -> None:
         self._backend = backend
         self._memory = memory
-        self._max_rows = max_rows
+        self._shelf: NDArray[np.uint8] | None = None  # where outputs must lie; None: anywhere
         self._inputs: list[NDArray[Any]] = []
         self._form: tuple[Shape, ...] = ()
         self.size: Size = (0, ())
@@ -42,22 +45,19 @@ class CpuLane:
         self.cpu_seconds = 0.0
         self.stage_seconds: Mapping[str, float] = {}
 
+    def sit(self, memory: NDArray[np.uint8]) -> None:
+        """Have the next batches in this memory, of the backend's seat_bytes: inputs first, outputs behind them."""
+        border = len(self._memory)
+        self._memory, self._shelf = memory[:border], memory[border:]
+
     def open(self, row_shapes: Sequence[Shape]) -> tuple[int, list[memoryview]]:
-        specs = self._backend.model.inputs
-        sizes = [spec.row_bytes(row_shape) for spec, row_shape in zip(specs, row_shapes, strict=True)]
-        spare = len(self._memory) - ALIGNMENT * len(sizes)
-        rows = min(self._max_rows, spare // max(1, sum(sizes)))
-        if rows < 1 or (self._backend.fixed_rows or 0) > rows:
-            raise BatchError(
-                f"rows of {sum(sizes)} bytes do not fit a lane of {len(self._memory)} bytes (batching.max_bytes)"
-            )
+        rows, starts = self._backend.lay_out(row_shapes)
         self._form = tuple(row_shapes)
-        views, self._inputs, start = [], [], 0
-        for spec, row_shape, size in zip(specs, row_shapes, sizes, strict=True):
-            region = self._memory[start : start + rows * size]
+        views, self._inputs = [], []
+        for spec, row_shape, start in zip(self._backend.model.inputs, row_shapes, starts, strict=True):
+            region = self._memory[start : start + rows * spec.row_bytes(row_shape)]
             views.append(region.data)
             self._inputs.append(region.view(spec.dtype).reshape(rows, *row_shape))
-            start += -(-region.nbytes // ALIGNMENT) * ALIGNMENT
         return rows, views
 
     def launch(self, rows: int) -> None:
@@ -96,7 +96,24 @@ class CpuLane:
             if array.ndim == 0 or array.shape[0] != expected:
                 raise BatchError(f"output {spec.name!r} has shape {list(array.shape)} for a batch of {expected} rows")
             arrays.append(np.ascontiguousarray(array[: self._rows]))
-        return arrays
+        return arrays if self._shelf is None else self._shelve(arrays, self._shelf)
+
+    @staticmethod
+    def _shelve(arrays: Sequence[NDArray[Any]], shelf: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Copy the outputs to where the owner of the memory looks for them."""
+        shelved, start = [], 0
+        for array in arrays:
+            region = shelf[start : start + array.nbytes]
+            if len(region) < array.nbytes:
+                raise BatchError(
+                    f"the outputs take more than the {len(shelf)} bytes that a seat has for them; raise "
+                    "batching.max_bytes, or lower batching.max_rows"
+                )
+            copy = region.view(array.dtype).reshape(array.shape)
+            copy[...] = array
+            shelved.append(copy)
+            start += _aligned(array.nbytes)
+        return shelved
 
     def release(self) -> None:
         self._outcome = []
@@ -106,13 +123,16 @@ class CpuLane:
 class CpuBackend:
     """Runs an ONNX model on this machine's cores; see protocols.Backend."""
 
-    def __init__(self, path: Path, *, name: str, version: str, lanes: int, max_rows: int, max_bytes: int) -> None:
+    def __init__(
+        self, path: Path, *, name: str, version: str, lanes: int, max_rows: int, max_bytes: int, reason: str = ""
+    ) -> None:
         """Args:
         path: the ONNX file.
         name, version: what results call the model.
         lanes: batches that run at once, each on its share of the cores.
         max_rows: rows of a full batch.
         max_bytes: input bytes of a full batch; memory is taken as it is first used.
+        reason: why it runs here and on no GPU; for people.
 
         Raises:
             ConfigError: there is no such file, or max_rows is below the rows that the model fixes.
@@ -122,8 +142,10 @@ class CpuBackend:
         self.model: ModelSpec = self._session.model
         self.fixed_rows = self._session.fixed_rows
         self.lane_count = lanes
-        held = self.fixed_rows or max_rows
-        self._free = [CpuLane(self, np.empty(max_bytes, np.uint8), held) for _ in range(lanes)]
+        self._reason = reason
+        self._max_rows = self.fixed_rows or max_rows
+        self._max_bytes = max_bytes
+        self._free = [CpuLane(self, np.empty(max_bytes, np.uint8)) for _ in range(lanes)]
         self._tasks: SimpleQueue[tuple[CpuLane, int] | None] = SimpleQueue()
         self._done: SimpleQueue[CpuLane] = SimpleQueue()
         self._last_seconds: dict[Size, float] = {}  # of processor time: waiting for a core or the lock is no work
@@ -153,6 +175,31 @@ class CpuBackend:
     def free(self, lane: CpuLane) -> None:
         """Take a lane back; called by the lane's release()."""
         self._free.append(lane)
+
+    @property
+    def seat_bytes(self) -> int:
+        """Memory that a batch needs in which its owner finds the outputs, too; most of it is never touched."""
+        return self._max_bytes * (1 + OUTPUT_SHARE)
+
+    def pinned(self, memory: NDArray[np.uint8]) -> AbstractContextManager[None]:
+        """Memory that lanes may sit on: any."""
+        return nullcontext()
+
+    def lay_out(self, row_shapes: Sequence[Shape]) -> tuple[int, list[int]]:
+        """Most rows of a batch, and where each input starts in a lane's memory.
+
+        Raises:
+            BatchError: not even one row fits, or not as many as the model fixes.
+        """
+        specs = self.model.inputs
+        sizes = [spec.row_bytes(row_shape) for spec, row_shape in zip(specs, row_shapes, strict=True)]
+        rows = min(self._max_rows, (self._max_bytes - ALIGNMENT * len(sizes)) // max(1, sum(sizes)))
+        if rows < 1 or (self.fixed_rows or 0) > rows:
+            raise BatchError(
+                f"rows of {sum(sizes)} bytes do not fit a lane of {self._max_bytes} bytes (batching.max_bytes)"
+            )
+        ends = accumulate(_aligned(rows * size) for size in sizes)
+        return rows, [0, *ends][:-1]
 
     def start(self, lane: CpuLane, rows: int) -> None:
         """Run a lane: at once where that is known to be short, else on the next idle thread. Called by launch()."""
@@ -191,7 +238,9 @@ class CpuBackend:
             "compute_capability": "",
             "tensorrt": "",
             "plan": self.model.tag,
-            "reason": "engine.backend",
+            "reason": self._reason,
+            "runtime": RUNTIME,
+            "device": f"{usable_cores()} core{'s' if usable_cores() > 1 else ''}",
         }
 
     def close(self) -> None:
@@ -205,3 +254,7 @@ class CpuBackend:
             lane, rows = task
             lane.run(self._session, rows)
             self._done.put(lane)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

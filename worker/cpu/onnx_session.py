@@ -17,6 +17,7 @@ from onnx import TensorProto
 from worker.errors import BatchError, ConfigError, EngineError
 from worker.tensors import DATATYPES, ModelSpec, TensorSpec
 
+RUNTIME = f"ONNX Runtime {ort.__version__}"
 DATATYPE_OF = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -138,6 +139,11 @@ def _fixed_rows(inputs: Sequence[TensorSpec]) -> int | None:
     return next(iter(fixed.values()))
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
 def threads_per_lane(lanes: int) -> int:
-    """Cores of this machine shared out among the lanes, at least one each."""
-    return max(1, len(os.sched_getaffinity(0)) // lanes)
+    """Those cores shared out among the lanes, at least one each."""
+    return max(1, usable_cores() // lanes)

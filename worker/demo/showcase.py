@@ -98,7 +98,7 @@ def run_demo(options: Options, console: Console, go_on: Check, model: Path = MOD
 def _keep_running(console: Console, player: Player, port: int) -> None:
     """Slow traffic until Ctrl-C; returns only when answers stop coming."""
     console.print(f"\nRunning until Ctrl-C, with {IDLE_RATE:.0f} requests a second:", style="bold")
-    for path in ("/status", "/metrics", "/readyz", "/healthz"):
+    for path in ("/", "/status", "/metrics", "/readyz", "/healthz"):
         console.print(f"  http://127.0.0.1:{port}{path}", highlight=False)
     with open_view(console) as view:
         view.say("Ctrl-C ends it")

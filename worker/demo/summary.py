@@ -84,7 +84,7 @@ def say_how_to_go_on(console: Console) -> None:
     """The commands that come next."""
     console.print("\nHow to go on:", style="bold")
     for arguments, purpose in (
-        ("demo --keep-running", "look at /metrics and /status while traffic goes on"),
+        ("demo --keep-running", "the live page, /metrics and /status while traffic goes on"),
         ("demo --bootstrap-servers localhost:9092", "the same on your own Kafka"),
         ("run --config config/worker.yaml", "the service, with your own model"),
         ("--help", "everything else"),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.gpu.cuda_runtime import Cuda
 from worker.gpu.lane import TensorRtLane
-from worker.tensors import ModelSpec
+from worker.tensors import ModelSpec, Shape
 
 SPIN_S = 50e-6  # small batches end within this; longer ones are worth a sleep
 SHORTEST_SLEEP_S = 20e-6
@@ -24,6 +29,9 @@ class TensorRtBackend:
         labels: Mapping[str, str],
         load_seconds: float,
         close: Callable[[], None],
+        *,
+        cuda: Cuda,
+        seat_bytes: int,
     ) -> None:
         """Args:
         model: what the plan takes and gives.
@@ -31,12 +39,16 @@ class TensorRtBackend:
         labels: of engine_info.
         load_seconds: from the plan's file to here.
         close: frees everything; called once.
+        cuda: the CUDA runtime.
+        seat_bytes: host memory of one lane.
         """
         self._model = model
         self._lanes = tuple(lanes)
         self._labels = dict(labels)
         self.load_seconds = load_seconds
         self._close: Callable[[], None] | None = close
+        self._cuda = cuda
+        self.seat_bytes = seat_bytes
         self._free: deque[TensorRtLane] = deque(lanes)
         self._running: list[TensorRtLane] = []  # in the order they were launched
         self._busy_s = 0.0
@@ -80,6 +92,26 @@ class TensorRtBackend:
                 time.sleep(min(sleep_s, until_s - now_s))
                 sleep_s = min(2 * sleep_s, LONGEST_SLEEP_S)
         return done
+
+    def lay_out(self, row_shapes: Sequence[Shape]) -> tuple[int, list[int]]:
+        """Where batches of such rows lie in memory that a lane sits on; see TensorRtLane.lay_out()."""
+        return self._lanes[0].lay_out(row_shapes)
+
+    @contextmanager
+    def pinned(self, memory: NDArray[np.uint8]) -> Iterator[None]:
+        """Memory that lanes may sit on; on exit they stand up, after what is running has ended.
+
+        Raises:
+            GpuError: it cannot be page-locked.
+        """
+        address = memory.ctypes.data
+        self._cuda.register_pinned(address, memory.nbytes)
+        try:
+            yield
+        finally:
+            for lane in self._lanes:
+                lane.stand_up()
+            self._cuda.unregister_pinned(address)
 
     def describe(self) -> Mapping[str, str]:
         return self._labels

@@ -75,6 +75,11 @@ class BatchBook:
         self._max_bytes = max_bytes
         self._openings: dict[RowShapes, Opening] = {}
 
+    @property
+    def input_offsets(self) -> list[int]:
+        """Where each input starts in the host block, whatever its shape."""
+        return [region.offset for region in self._memory.layout.inputs]
+
     def opening(self, row_shapes: RowShapes) -> Opening:
         """Raises:
         BatchError: no profile takes such rows, or one of them is larger than a batch may be.
@@ -116,6 +121,14 @@ class BatchBook:
         batch = self._prepare(opening, rows, size, self._contexts[profile.index])
         batch.graph = self.captured[opening.row_shapes, size].graph
         return batch
+
+    def on_host(self, address: int) -> BatchBook:
+        """The same batches, contexts and graphs over another host block; the graphs must hold no copies."""
+        memory = self._memory.on_host(address)
+        book = BatchBook(self._plan, memory, self._contexts, max_rows=self._max_rows, max_bytes=self._max_bytes)
+        book.captured = self.captured
+        book.use_buckets(self._buckets)
+        return book
 
     def use_buckets(self, buckets: Mapping[RowShapes, RowBuckets]) -> None:
         """Decide anew which batches run as which graph."""

@@ -106,6 +106,15 @@ class Cuda:
     def free_pinned(self, address: int) -> None:
         self._release(self._runtime.cudaFreeHost(address), "cudaFreeHost")
 
+    def register_pinned(self, address: int, size: int) -> None:
+        """Page-lock memory that somebody else allocated, for every device; unregister_pinned() before it is freed."""
+        flags = self._runtime.cudaHostRegisterPortable
+        self._check(self._runtime.cudaHostRegister(address, size, flags), f"cudaHostRegister of {size} bytes")
+
+    def unregister_pinned(self, address: int) -> None:
+        """Nothing may be copying from or to the memory."""
+        self._release(self._runtime.cudaHostUnregister(address), "cudaHostUnregister")
+
     def copy_to_device(self, target: int, source: int, size: int, *, stream: Handle) -> None:
         """Enqueue a copy; `source` (pinned) must stay as it is until the stream has come by."""
         if (result := self._runtime.cudaMemcpyAsync(target, source, size, self._to_device, stream))[0]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import BatchError, GpuError
@@ -20,17 +21,29 @@ from worker.tensors import Shape
 class TensorRtLane:
     """protocols.Lane on a GPU; made by loading.open_tensorrt_backend()."""
 
-    def __init__(self, cuda: Cuda, device: int, book: BatchBook, clock: StageClock, *, stream: Handle) -> None:
+    def __init__(
+        self,
+        cuda: Cuda,
+        device: int,
+        book: BatchBook,
+        clock: StageClock,
+        *,
+        stream: Handle,
+        copies_in_graphs: bool = True,
+    ) -> None:
         """Args:
         cuda: the CUDA runtime.
         device: ordinal that is made current before anything is enqueued.
         book: what to enqueue for a batch; holds this lane's memory and contexts.
         clock: times a batch now and then.
         stream: of this lane alone.
+        copies_in_graphs: False: a graph only computes, so that sit() may change where the copies come from.
         """
         self._cuda = cuda
         self._device = device
-        self._book = book
+        self._book = self._own_book = book
+        self._seats: dict[int, BatchBook] = {}  # address of the host memory -> the book over it
+        self._copies_in_graphs = copies_in_graphs
         self._clock = clock
         self._stream = stream
         self._opening: Opening | None = None
@@ -49,6 +62,24 @@ class TensorRtLane:
     @property
     def stage_seconds(self) -> Mapping[str, float]:
         return self._clock.seconds
+
+    def sit(self, memory: NDArray[np.uint8]) -> None:
+        """Have the next batches in this host memory, which is pinned and as large as the backend's seat_bytes."""
+        address: int = memory.__array_interface__["data"][0]
+        book = self._seats.get(address)
+        if book is None:
+            book = self._seats[address] = self._own_book.on_host(address)
+        self._book, self._last = book, None
+
+    def stand_up(self) -> None:
+        """Have the next batches in the lane's own memory again, and forget all other; waits for what is running."""
+        if self.is_running:
+            with suppress(GpuError):  # a lost context runs nothing any more
+                self._cuda.synchronize(self._stream)
+        self._opening = self._last = self._batch = None
+        self._book = self._own_book
+        while self._seats:
+            self._seats.popitem()[1].clear()
 
     def open(self, row_shapes: Sequence[Shape]) -> tuple[int, list[memoryview]]:
         opening = self._last
@@ -72,7 +103,7 @@ class TensorRtLane:
                 # Plain, also where there is a graph (they give the same): a graph's stages cannot be told apart.
                 self._enqueue(batch, self._clock.mark)
             elif batch.graph is not None:
-                self._cuda.launch_graph(batch.graph, stream=self._stream)
+                self._replay(batch, batch.graph)
             else:
                 self._enqueue(batch)
         except BatchError as error:
@@ -140,7 +171,7 @@ class TensorRtLane:
         for tail in batch.tails:
             tail[:] = 0
         if batch.graph is not None:
-            self._cuda.launch_graph(batch.graph, stream=self._stream)
+            self._replay(batch, batch.graph)
         else:
             self._enqueue(batch)
         self._cuda.synchronize(self._stream)
@@ -164,8 +195,9 @@ class TensorRtLane:
         batch = self._book.plain(opening, rows, context)
         self._enqueue(batch)  # once without capture, so that TensorRT has set itself up
         self._cuda.synchronize(self._stream)
-        nodes = len(batch.to_device) + 1 + len(batch.to_host)
-        graph = capture(self._cuda, lambda: self._enqueue(batch), at_least_nodes=nodes, stream=self._stream)
+        copies = len(batch.to_device) + len(batch.to_host) if self._copies_in_graphs else 0
+        enqueue = self._enqueue if self._copies_in_graphs else self._compute
+        graph = capture(self._cuda, lambda: enqueue(batch), at_least_nodes=1 + copies, stream=self._stream)
         self._book.captured[row_shapes, rows] = CapturedBatch(graph, context)
 
     def use_buckets(self, buckets: Mapping[RowShapes, RowBuckets]) -> None:
@@ -177,8 +209,17 @@ class TensorRtLane:
         with suppress(GpuError):  # a lost context has no device to choose
             self._cuda.set_device(self._device)
         self.drop_graphs()
+        self.stand_up()
         self._opening = self._last = self._batch = None
         self._book.clear()
+
+    def lay_out(self, row_shapes: Sequence[Shape]) -> tuple[int, list[int]]:
+        """Most rows of a batch of such rows, and where each input starts in host memory; open() need not be called.
+
+        Raises:
+            BatchError: no profile takes such rows.
+        """
+        return self._own_book.opening(tuple(row_shapes)).rows, self._own_book.input_offsets
 
     def drop_graphs(self) -> None:
         """Wait for what is running and free all graphs; batches run plain from now on."""
@@ -200,17 +241,36 @@ class TensorRtLane:
         batch.context.set_shapes(batch.shapes)
         if mark:
             mark(0, stream=stream)
-        for target, source, size in batch.to_device:
-            self._cuda.copy_to_device(target, source, size, stream=stream)
+        self._copy_in(batch)
         if mark:
             mark(1, stream=stream)
         batch.context.execute(stream=stream)
         if mark:
             mark(2, stream=stream)
-        for target, source, size in batch.to_host:
-            self._cuda.copy_to_host(target, source, size, stream=stream)
+        self._copy_out(batch)
         if mark:
             mark(3, stream=stream)
+
+    def _replay(self, batch: PreparedBatch, graph: Handle) -> None:
+        """The same with the batch's graph."""
+        if self._copies_in_graphs:
+            self._cuda.launch_graph(graph, stream=self._stream)
+            return
+        self._copy_in(batch)
+        self._cuda.launch_graph(graph, stream=self._stream)
+        self._copy_out(batch)
+
+    def _compute(self, batch: PreparedBatch) -> None:
+        batch.context.set_shapes(batch.shapes)
+        batch.context.execute(stream=self._stream)
+
+    def _copy_in(self, batch: PreparedBatch) -> None:
+        for target, source, size in batch.to_device:
+            self._cuda.copy_to_device(target, source, size, stream=self._stream)
+
+    def _copy_out(self, batch: PreparedBatch) -> None:
+        for target, source, size in batch.to_host:
+            self._cuda.copy_to_host(target, source, size, stream=self._stream)
 
     def _survived(self, error: CudaError) -> BatchError:
         """The error as one of this batch alone.

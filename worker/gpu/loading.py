@@ -45,6 +45,8 @@ def open_tensorrt_backend(
     reference: Reference | None = None,
     tolerance: float | None = None,
     allow_host_code: bool = False,
+    copies_in_graphs: bool = True,
+    fit: str = "exact",
     reason: str = "",
     cuda: Cuda | None = None,
 ) -> Iterator[TensorRtBackend]:
@@ -64,6 +66,8 @@ def open_tensorrt_backend(
         reference: the same model on something else, for the self-test.
         tolerance: how far off the reference the plan may be, in shares of an output's largest value; None: by datatype.
         allow_host_code: engine.allow_host_code.
+        copies_in_graphs: False: lanes may sit on memory of others; then graphs only compute.
+        fit: how well this plan fits the GPU; for the labels.
         reason: why this plan was chosen; for the labels.
         cuda: the CUDA runtime; None: the process's.
 
@@ -86,7 +90,9 @@ def open_tensorrt_backend(
         new_context: list[NewContext] = []
         try:
             for _ in range(lanes):
-                lane, make = stack.enter_context(_lane(cuda, device, plan, layout, max_rows, max_bytes))
+                lane, make = stack.enter_context(
+                    _lane(cuda, device, plan, layout, max_rows, max_bytes, copies_in_graphs=copies_in_graphs)
+                )
                 seats.append(lane)
                 new_context.append(make)
             graphs = _prove(plan, seats, new_context, buckets or {}, reference, tolerance, cuda_graphs)
@@ -102,6 +108,7 @@ def open_tensorrt_backend(
             "compute_capability": device.compute_capability,
             "tensorrt": f"{trt.flavour} {trt.version}",
             "plan": model.tag,
+            "fit": fit,
             "reason": reason,
             "device": device.uuid,
             "cuda_graphs": graphs,
@@ -110,7 +117,9 @@ def open_tensorrt_backend(
             "%s is ready on %s in %.1f s: %d lanes of %.0f MiB, CUDA graphs %s",
             model.name, device, load_seconds, lanes, lane_bytes / MIB, graphs,
         )  # fmt: skip
-        backend = TensorRtBackend(model, seats, labels, load_seconds, stack.pop_all().close)
+        backend = TensorRtBackend(
+            model, seats, labels, load_seconds, stack.pop_all().close, cuda=cuda, seat_bytes=layout.size
+        )
     try:
         yield backend
     finally:
@@ -129,7 +138,14 @@ def _layout(cuda: Cuda, plan: Plan, max_rows: int, max_bytes: int) -> Layout:
 
 @contextmanager
 def _lane(
-    cuda: Cuda, device: Device, plan: Plan, layout: Layout, max_rows: int, max_bytes: int
+    cuda: Cuda,
+    device: Device,
+    plan: Plan,
+    layout: Layout,
+    max_rows: int,
+    max_bytes: int,
+    *,
+    copies_in_graphs: bool = True,
 ) -> Iterator[tuple[TensorRtLane, NewContext]]:
     """One lane and what makes further contexts on its memory; frees both."""
     with ExitStack() as stack:
@@ -143,7 +159,7 @@ def _lane(
         contexts = [make(profile) for profile in plan.profiles]
         cuda.synchronize(stream)
         book = BatchBook(plan, memory, contexts, max_rows=max_rows, max_bytes=max_bytes)
-        lane = TensorRtLane(cuda, device.ordinal, book, clock, stream=stream)
+        lane = TensorRtLane(cuda, device.ordinal, book, clock, stream=stream, copies_in_graphs=copies_in_graphs)
         stack.callback(lane.close)
         del contexts
         yield lane, make

@@ -25,7 +25,14 @@ class LaneMemory:
         self._device = device
         block = (ctypes.c_uint8 * layout.size).from_address(pinned)
         self._bytes: NDArray[np.uint8] = np.ctypeslib.as_array(block)
-        self._bytes[:] = 0  # padding that was never written is zero, not what lay there before
+
+    def clear(self) -> None:
+        """Padding that was never written is zero, not what lay there before."""
+        self._bytes[:] = 0
+
+    def on_host(self, address: int) -> LaneMemory:
+        """The same device memory with another host block of the same layout, pinned by its owner."""
+        return LaneMemory(address, self._device, self._model, self.layout)
 
     def addresses(self) -> dict[str, int]:
         """Tensor name -> device address."""
@@ -67,7 +74,9 @@ def lane_memory(cuda: Cuda, model: ModelSpec, layout: Layout) -> Iterator[LaneMe
     try:
         device = cuda.allocate_device(layout.size)
         try:
-            yield LaneMemory(pinned, device, model, layout)
+            memory = LaneMemory(pinned, device, model, layout)
+            memory.clear()
+            yield memory
         finally:
             cuda.free_device(device)
     finally:

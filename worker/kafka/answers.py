@@ -45,13 +45,12 @@ class Answers(Publishing):
         self._drain_timeout_s = delivery.drain_timeout_s
         self._caution = Caution(delivery.max_attempts)
         self._leaving: frozenset[Place] = frozenset()  # partitions whose next commit is the last
-        self._consumer = GroupConsumer(kafka, connection, consumer_keys)
+        self._consumer = GroupConsumer(kafka, connection, self._reports, consumer_keys)
         self._consumer.on_assign = self._caution.assign
         self._consumer.on_revoke = self._revoke
         self._consumer.on_forget = self._caution.forget
         self._consumer.metadata_of = self._metadata_of
         self._finish: Finish = lambda _places, _deadline: None
-        self._reports = self._consumer.reports
 
     @property
     def consumer(self) -> GroupConsumer:
@@ -96,6 +95,16 @@ class Answers(Publishing):
         ledgers = self._consumer.ledgers
         return sum(len(ledgers[place]) for place in places if place in ledgers)
 
+    def stay(self, timeout_s: float) -> None:
+        self._consumer.hold(True)
+        self._consumer.keep(self._consumer.fetch(1, timeout_s))
+
+    @property
+    def is_calm(self) -> bool:
+        consumer = self._consumer
+        is_at_work = bool(consumer.waiting or consumer.in_flight)
+        return bool(consumer.ledgers) and not (self._caution.is_active and is_at_work)
+
     def hold(self, is_held: bool) -> None:
         self._consumer.hold(is_held)
 
@@ -112,6 +121,8 @@ class Answers(Publishing):
     def _metadata_of(self, place: Place) -> str:
         if place in self._leaving and not self.in_flight(frozenset((place,))):
             return self._caution.last_mark(place)
+        if place not in self._caution.unmarked and (records := self._consumer.reach(place)) is not None:
+            self._caution.reach(place, records)
         return self._caution.mark(place)
 
     def _next_group(self) -> list[Entry]:
@@ -123,10 +134,7 @@ class Answers(Publishing):
             entries = consumer.admit(list(waiting))
             waiting.clear()
             return entries
-        sources = [
-            ((message.topic() or "", message.partition() or 0), message.offset() or 0)
-            for message, _ in zip(waiting, range(GROUP_RECORDS), strict=False)
-        ]
+        sources = self._next_sources()
         place, offset = sources[0]
         if caution.is_over(place, offset):
             (entry,) = consumer.admit([waiting.popleft()])
@@ -142,6 +150,13 @@ class Answers(Publishing):
             caution.end()
             return []
         return consumer.admit([waiting.popleft() for _ in range(count)])
+
+    def _next_sources(self) -> list[tuple[Place, int]]:
+        """Partition and offset of what waits in front."""
+        return [
+            ((message.topic() or "", message.partition() or 0), message.offset() or 0)
+            for message, _ in zip(self._consumer.waiting, range(GROUP_RECORDS), strict=False)
+        ]
 
     def _read_marks(self) -> bool:
         """Learn what the predecessors of newly assigned partitions left; False where nobody answered."""

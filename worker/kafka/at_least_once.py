@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import time
 
-from confluent_kafka import KafkaError
-
 from worker.deadline import Deadline
-from worker.errors import KafkaRefused
 from worker.kafka.answers import Answers
 from worker.kafka.connection import Connection
 from worker.kafka.consumer import Place
 from worker.kafka.ledger import Entry
 from worker.kafka.producer import ResultProducer
-from worker.records import source_of
+from worker.kafka.publishing import Acknowledged
 from worker.sections import DeliverySettings, KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -24,24 +21,17 @@ MARK_TIMEOUT_S = 2.0
 COMMIT_TIMEOUT_S = 10.0  # of the last commit, in the middle of a rebalance
 
 
-class AtLeastOnce(Answers):
+class AtLeastOnce(Answers, Acknowledged):
     """settle: publish in partition order, run the broker's acknowledgements, commit behind them."""
 
     def __init__(self, kafka: KafkaSettings, delivery: DeliverySettings, connection: Connection) -> None:
         super().__init__(kafka, delivery, connection, ResultProducer(kafka, connection))
         self._commit_interval_s = (delivery.commit_interval_ms or COMMIT_INTERVAL_MS) / 1000
         self._next_commit_s = 0.0
-        self._late: list[Entry] = []  # published out of turn: a replacement that did not fit the producer's memory
+        self._is_reachable = True  # whether the last commit was answered
 
     def settle(self, timeout_s: float) -> None:
-        self._publish()
-        self._producer.poll(timeout_s)
-        if self._reports.failed:
-            self._mend()
-        if self._reports.done:
-            settled, self._reports.done = self._reports.done, []
-            self.on_settled(settled)
-            self._consumer.settle({entry.ledger for entry in settled})
+        super().settle(timeout_s)
         now_s = time.monotonic()
         if now_s >= self._next_commit_s:
             self._next_commit_s = now_s + self._commit_interval_s
@@ -50,12 +40,16 @@ class AtLeastOnce(Answers):
     def commit(self) -> None:
         self._leaving = frozenset(self._consumer.ledgers)
         deadline = Deadline(COMMIT_TIMEOUT_S)
-        while not self._consumer.commit(wait=True) and not deadline.is_over:
-            self._consumer.hold(True)  # the group is changing, and takes no commit until that is over: go along with it
+        self._consumer.hold(True)  # no more records; but the group may be changing, and that must go on meanwhile
+        while not (is_committed := self._consumer.commit_within(deadline.left_s)) and not deadline.is_over:
             self._consumer.keep(self._consumer.fetch(1, 0.05))
+        self._is_reachable = is_committed
 
     def close(self) -> None:
-        self._consumer.on_revoke = self._commit_settled
+        if self._is_reachable:
+            self._consumer.on_revoke = self._commit_settled
+        else:  # the client's own wait for an answer would outlast every deadline
+            self._consumer.on_revoke = lambda _places: None
         self._consumer.close()
         self._producer.close()
 
@@ -77,51 +71,17 @@ class AtLeastOnce(Answers):
     def _commit_settled(self, places: frozenset[Place]) -> None:
         self._consumer.commit(wait=True, places=places)
 
-    def _publish(self) -> None:
-        """Hand to the producer what is answered and whose turn it is."""
-        self._is_full = False
-        while self._late:
-            if not self._try(self._late[-1]):
-                self._is_full = True
-                return
-            self._late.pop()
+    def _publish(self) -> bool:
         while self._touched:
-            ledger = self._touched.pop()
+            ledger, sent = self._touched.pop(), list[Entry]()
             if ledger.is_revoked:
                 continue
-            for entry in ledger.publishable():
-                if not self._send(entry):
-                    self._touched.add(ledger)
-                    self._is_full = True
-                    self.on_full()
-                    return
-                if not entry.unacknowledged:  # nothing could be published at all
-                    entry.is_done = True
-                    self._reports.done.append(entry)
+            has_room = self._send_turn(ledger, sent)
+            self._look_at(sent)
+            if not has_room:
+                self._touched.add(ledger)
+                return False
+        return True
 
-    def _try(self, entry: Entry) -> bool:
-        is_sent = self._send(entry)
-        if is_sent and not entry.unacknowledged:  # nothing could be published at all
-            entry.is_done = True
-            self._reports.done.append(entry)
-        return is_sent
-
-    def _mend(self) -> None:
-        """Send something smaller in place of what the broker would not take.
-
-        Raises:
-            KafkaRefused: it was refused for another reason, after the client's own retries.
-        """
-        failed, self._reports.failed = self._reports.failed, []
-        for entry, topic, size, error in failed:
-            if entry.ledger.is_revoked:
-                continue
-            if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
-                raise KafkaRefused(
-                    f"topic {topic} did not take the answer to {source_of(entry.record)}: {error.str()}; "
-                    "nothing was committed for it"
-                )
-            entry.unacknowledged -= 1
-            entry.outgoing = [*self._smaller(entry, topic, size), *(entry.outgoing or ())]
-            if not self._try(entry):
-                self._late.append(entry)
+    def _close_accounts(self, settled: list[Entry]) -> None:
+        self._consumer.settle({entry.ledger for entry in settled})

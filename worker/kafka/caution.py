@@ -3,15 +3,16 @@
 What a crash leaves behind is the metadata of the last commit, so everything that a successor must know stands there:
 
     nothing                             the partition was handed over in order, or never was touched
-    trt-worker/1 run                    somebody was at work here, at full speed
+    trt-worker/1 run [N]                somebody was at work here, at full speed, on N records from here on at most
     trt-worker/1 care U D F E HOW       up to offset U, care was being taken; the records from F up to E were in the
                                         backend, HOW: `alone`, `together`, or `idle` (nothing was running), after the
                                         process had died D times before
 
 1. `run` is written before the first record of an assignment runs, once; ordinary commits repeat it and cost nothing.
+   They say how far the work went behind a commit so far, with something to spare; the first one cannot know yet.
    An orderly end (SIGTERM, a revoke) writes nothing in its place.
-2. Who finds `run` at the start of a partition succeeds a process that died. Any of the next CAREFUL_RECORDS may be
-   guilty: they run in small groups, one group at a time, and `care` is committed before each.
+2. Who finds `run` at the start of a partition succeeds a process that died. Any of the next N records may be guilty:
+   they run in small groups, one group at a time, and `care` is committed before each.
 3. Who finds `care` knows the group. Its records run one by one, and the mark of each is committed before it runs.
 4. Who finds a record that ran alone when the process died for the D-th time, D at least delivery.max_attempts, does not
    run it again: it is a dead letter. Its neighbours are answered, and care goes on up to U.
@@ -36,6 +37,7 @@ How = Literal["alone", "together", "idle"]
 PREFIX = "trt-worker/1 "
 RUN = PREFIX + "run"
 CAREFUL_RECORDS = 20_000  # more than can be in flight with default settings
+LEAST_CAREFUL = 1_024
 GROUP_RECORDS = 64
 
 
@@ -60,6 +62,8 @@ def read(offset: int, metadata: str | None) -> Care | None:
     match words if (metadata or "").startswith(PREFIX) else ():
         case ["run"]:
             return Care(until=offset + CAREFUL_RECORDS, deaths=1)
+        case ["run", records] if records.isdecimal():
+            return Care(until=offset + min(int(records), CAREFUL_RECORDS), deaths=1)
         case ["care", until, deaths, first, end, ("alone" | "together" | "idle") as how] if all(
             word.isdecimal() for word in (until, deaths, first, end)
         ):
@@ -79,6 +83,7 @@ class Caution:
         self._group_records = GROUP_RECORDS if max_attempts > 2 else 1  # few attempts: no group, alone at once
         self._care: dict[Place, Care] = {}
         self._running: dict[Place, Care] = {}  # what is in the backend now
+        self._reach: dict[Place, int] = {}  # how many records a death might leave in doubt
         self.unread: set[Place] = set()  # assigned; what the predecessor left is not read yet
         self.unmarked: set[Place] = set()  # no `run` written yet
         self.is_active = False  # else every record may run at once
@@ -92,6 +97,7 @@ class Caution:
         for place in places:
             self._care.pop(place, None)
             self._running.pop(place, None)
+            self._reach.pop(place, None)
             self.unread.discard(place)
             self.unmarked.discard(place)
         self._look()
@@ -109,10 +115,18 @@ class Caution:
             self._care[place] = care
         self._look()
 
+    def reach(self, place: Place, records: int) -> None:
+        """So many were taken in since the last commit; in powers of two, so that commits seldom have news of it."""
+        doubt = max(LEAST_CAREFUL, 2 << records.bit_length())
+        self._reach[place] = max(self._reach.get(place, 0), doubt)
+
     def mark(self, place: Place) -> str:
         """Metadata of a commit while this worker is at work on the partition."""
         care = self._running.get(place) or self._care.get(place)
-        return RUN if care is None else care.text
+        if care is not None:
+            return care.text
+        reach = self._reach.get(place, CAREFUL_RECORDS)
+        return RUN if reach >= CAREFUL_RECORDS else f"{RUN} {reach}"
 
     def last_mark(self, place: Place) -> str:
         """Metadata of the commit with which the partition is handed over in order."""

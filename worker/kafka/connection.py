@@ -11,6 +11,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, ShareConsumer
 
 from worker.errors import ConfigError, KafkaRefused
+from worker.kafka.remedies import with_remedy
 from worker.logs import Repeats
 from worker.sections import KafkaSettings
 
@@ -20,6 +21,7 @@ for logger in (log, client_log):
     logger.addFilter(Repeats())
 
 ClientT = TypeVar("ClientT", Consumer, Producer)
+AnyClientT = TypeVar("AnyClientT", Consumer, Producer, ShareConsumer)
 
 STATISTICS_INTERVAL_MS = 2000
 REFUSALS = frozenset(
@@ -74,23 +76,13 @@ class Connection:
         Raises:
             ConfigError: librdkafka does not know a key or refuses a value.
         """
-        config = {
-            "client.id": f"trt-worker-{name}",
-            "statistics.interval.ms": STATISTICS_INTERVAL_MS,
-            **defaults,
-            **self._settings.client,
-            **own,
-            "bootstrap.servers": self._settings.bootstrap_servers,
+        callbacks = {
             "error_cb": self._on_replaceable_error if is_replaceable else self._on_error,
             "stats_cb": lambda text: self._on_statistics(name, text),
         }
-        try:
-            return kind(config, logger=client_log)
-        except KafkaException as error:
-            reason = error.args[0].str()
-            raise ConfigError(
-                f"librdkafka refuses the {name}'s settings: {reason}; see kafka.client, kafka.consumer, kafka.producer"
-            ) from error
+        defaults = {"statistics.interval.ms": STATISTICS_INTERVAL_MS, **defaults}
+        see = "kafka.client, kafka.consumer, kafka.producer"
+        return self._open(kind, name, defaults, {**own, **callbacks}, see)
 
     def open_share_consumer(self, name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> ShareConsumer:
         """A member of a share group that acknowledges each record.
@@ -98,25 +90,34 @@ class Connection:
         Raises:
             ConfigError: librdkafka does not know a key or refuses a value.
         """
+        forced = {"share.acknowledgement.mode": "explicit", "error_cb": self._on_error}
+        return self._open(ShareConsumer, name, defaults, {**own, **forced}, "kafka.client and kafka.consumer")
+
+    def _open(
+        self, kind: type[AnyClientT], name: str, defaults: Mapping[str, Any], own: Mapping[str, Any], see: str
+    ) -> AnyClientT:
+        """Args:
+        see: the sections of the settings that may hold what librdkafka refuses.
+        """
         config = {
             "client.id": f"trt-worker-{name}",
             **defaults,
             **self._settings.client,
             **own,
-            "share.acknowledgement.mode": "explicit",
             "bootstrap.servers": self._settings.bootstrap_servers,
-            "error_cb": self._on_error,
         }
         try:
-            return ShareConsumer(config, logger=client_log)
+            return kind(config, logger=client_log)
         except KafkaException as error:
-            reason = error.args[0].str()
-            raise ConfigError(
-                f"librdkafka refuses the {name}'s settings: {reason}; see kafka.client and kafka.consumer"
-            ) from error
+            raise ConfigError(f"librdkafka refuses the {name}'s settings: {error.args[0].str()}; see {see}") from error
 
-    def check(self, client: Producer, topics: Iterable[str]) -> dict[str, int]:
+    def check(self, client: Producer, read: Iterable[str], written: Iterable[str] = ()) -> dict[str, int]:
         """Wait for the first answer of the cluster and see that the topics are there.
+
+        Args:
+            client: any client of this cluster.
+            read: topics that need the right to read; patterns (^…) are left out.
+            written: topics that need the right to write.
 
         Returns:
             topic -> number of partitions.
@@ -140,16 +141,17 @@ class Connection:
                 reason = self._last_error or error.args[0].str()
                 raise KafkaRefused(
                     f"kafka.bootstrap_servers is {self._settings.bootstrap_servers}: no broker answered in "
-                    f"{self._settings.startup_timeout_s:g} s ({reason}); check the address and that the broker is up"
+                    f"{self._settings.startup_timeout_s:g} s ({reason}); check the address, that the broker is up, and "
+                    f"that it expects security.protocol {self._settings.client.get('security.protocol', 'plaintext')}"
                 ) from error
         self._was_reached = True
-        wanted = [topic for topic in topics if not topic.startswith("^")]
-        if missing := [topic for topic in wanted if topic not in known]:
+        rights = {topic: "Read" for topic in read if not topic.startswith("^")} | dict.fromkeys(written, "Write")
+        if missing := [topic for topic in rights if topic not in known]:
             raise KafkaRefused(
                 f"topic {', '.join(missing)} does not exist on {self._settings.bootstrap_servers}, or this user may "
-                "not see it; create it (or grant Describe on it)"
+                f"not see it; create it, or grant {' and '.join(f'{rights[topic]} on {topic}' for topic in missing)}"
             )
-        return {topic: len(known[topic].partitions) for topic in wanted}
+        return {topic: len(known[topic].partitions) for topic in rights}
 
     def raise_refusal(self) -> None:
         """Raises:
@@ -160,13 +162,14 @@ class Connection:
 
     def refuse(self, error: KafkaError) -> bool:
         """Note an error that no retry will mend; False where it is of another kind."""
-        if error.code() in REFUSALS or error.fatal():
-            self._refusal = error.str()
+        if error.code() in REFUSALS or error.fatal() or error.code() == KafkaError._FATAL:  # in place of a record
+            self._refusal = with_remedy(error, self._settings)
             return True
         return False
 
     def _on_error(self, error: KafkaError) -> None:
-        self._last_error = error.str()
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # the errors before it say why
+            self._last_error = error.str()
         if not self.refuse(error):
             log.warning("kafka client: %s", error.str())
 

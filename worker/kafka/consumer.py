@@ -32,17 +32,23 @@ DEFAULTS = {
 }
 CLASSIC_ONLY = ("partition.assignment.strategy",)  # librdkafka refuses them with group.protocol: consumer
 SEEK_TIMEOUT_S = 5.0
+MANY_BYTES = 32 << 20  # of records that wait for the answer to a commit
 
 
 class GroupConsumer:
     """Owns the confluent_kafka.Consumer and one ledger per assigned partition. One thread calls it."""
 
     def __init__(
-        self, settings: KafkaSettings, connection: Connection, forced: Mapping[str, ClientValue] | None = None
+        self,
+        settings: KafkaSettings,
+        connection: Connection,
+        reports: Reports,
+        forced: Mapping[str, ClientValue] | None = None,
     ) -> None:
         """Args:
         settings: where, and the user's own keys.
         connection: opens the client.
+        reports: where the ledgers' messages are reported.
         forced: keys of the delivery mode, over the user's.
         """
         own = {**settings.client, **settings.consumer}
@@ -65,7 +71,7 @@ class GroupConsumer:
         self.is_fetching = False  # rebalance callbacks run inside fetch()
         self._committed: dict[Place, tuple[int, str]] = {}  # what was last sent to be committed: offset, metadata
         self.in_flight = 0  # entries of all ledgers that are not settled
-        self.reports = Reports()
+        self._reports = reports
         self.ledgers: dict[Place, PartitionLedger] = {}
         self.waiting: deque[Message] = deque()  # read, and not yet in a ledger
         self.on_assign: Callable[[frozenset[Place]], None] = lambda _places: None
@@ -99,13 +105,15 @@ class GroupConsumer:
 
     def admit(self, messages: Iterable[Message]) -> list[Entry]:
         """Put fetched records into the ledgers of their partitions; drop those that were handed over meanwhile."""
-        entries = []
-        ledgers = self.ledgers
+        entries = list[Entry]()
+        topic, partition, ledger = None, None, None
         for message in messages:
             if (error := message.error()) is not None:
                 self.failed(error)
                 continue
-            ledger = ledgers.get((message.topic(), message.partition()))  # type: ignore[arg-type]  # consumed: never None
+            if message.partition() != partition or message.topic() != topic:  # they come in long runs
+                topic, partition = message.topic(), message.partition()
+                ledger = self.ledgers.get((topic, partition))  # type: ignore[arg-type]  # consumed: never None
             if ledger is not None:
                 entries.append(ledger.admit(message))  # type: ignore[arg-type]  # see records.Record
         self.in_flight += len(entries)
@@ -172,7 +180,7 @@ class GroupConsumer:
     def commit_within(self, timeout_s: float) -> bool:
         """Commit what is due, and wait so long for the broker's answer; the client's own wait knows no deadline.
 
-        Records that arrive meanwhile are left in `waiting`.
+        Records that arrive meanwhile are left in `waiting`; when they are many bytes, the partitions are paused.
         """
         self._answered.clear()
         if not self.due():
@@ -180,8 +188,14 @@ class GroupConsumer:
         if not self.commit():
             return False
         give_up_s = time.monotonic() + timeout_s
+        was_held, kept_bytes = self._is_held, 0
         while not self._answered and time.monotonic() < give_up_s:
-            self.keep(self.fetch(1, 0.01))
+            messages = self.fetch(1, 0.01)
+            self.keep(messages)
+            kept_bytes += sum(len(message.value() or b"") for message in messages)
+            if kept_bytes > MANY_BYTES:
+                self.hold(True)
+        self.hold(was_held)
         return bool(self._answered) and self._answered[-1]
 
     def keep(self, messages: Iterable[Message]) -> None:
@@ -197,9 +211,25 @@ class GroupConsumer:
         for each in offsets:
             self._committed[(each.topic, each.partition)] = (each.offset, each.metadata or "")
 
+    def noted(self, places: Iterable[Place]) -> list[TopicPartition]:
+        """The last commits of these partitions again, where their metadata should be other by now."""
+        found = []
+        for place in places:
+            offset, metadata = self._committed.get(place, (None, ""))
+            if offset is not None and (now := self.metadata_of(place)) != metadata:
+                found.append(TopicPartition(*place, offset, metadata=now))
+        return found
+
     def is_noted(self, place: Place) -> bool:
         """Whether a commit of this partition was made, or read."""
         return place in self._committed
+
+    def reach(self, place: Place) -> int | None:
+        """How many records were taken in behind the last commit; None where none is known."""
+        ledger, (offset, _) = self.ledgers.get(place), self._committed.get(place, (None, ""))
+        if ledger is None or offset is None:
+            return None
+        return 0 if ledger.start is None else max(0, ledger.start + len(ledger) - offset)
 
     def committed(self, places: Iterable[Place], timeout_s: float) -> list[TopicPartition]:
         """Offsets and metadata that the group has committed; with read_committed it waits for open transactions.
@@ -231,9 +261,8 @@ class GroupConsumer:
         """
         starts = {}
         for place, ledger in self.ledgers.items():
-            start = ledger.next_offset if ledger.next_offset is not None else ledger.oldest_offset
-            if start is not None:
-                starts[place] = start
+            if ledger.start is not None:
+                starts[place] = ledger.start
             self._renew(place)
         for message in self.waiting:
             starts.setdefault((message.topic() or "", message.partition() or 0), message.offset() or 0)
@@ -278,7 +307,7 @@ class GroupConsumer:
     def _committable(self, ledger: PartitionLedger) -> int | None:
         """Where a successor would start. With nothing in flight that is the position, behind control records too."""
         if len(ledger):
-            return ledger.next_offset if ledger.next_offset is not None else ledger.oldest_offset
+            return ledger.start
         return self.position(ledger, ledger.next_offset)
 
     def failed(self, error: KafkaError) -> None:
@@ -324,7 +353,7 @@ class GroupConsumer:
         if (old := self.ledgers.get(place)) is not None:
             old.is_revoked = True
             self.in_flight -= len(old)
-        self.ledgers[place] = PartitionLedger(*place, self.reports)
+        self.ledgers[place] = PartitionLedger(*place, self._reports)
 
     def _forget(self, places: frozenset[Place]) -> None:
         if self._is_held:  # a pause outlives the assignment: a partition that came back would never be read
@@ -345,6 +374,9 @@ class GroupConsumer:
         for partition in failed:
             self._committed.pop((partition.topic, partition.partition), None)  # due again at the next commit
         if failed:
+            cause = error or failed[0].error
+            if cause is not None:
+                self._connection.refuse(cause)  # a right that was taken away: the next fetch ends the process
             reason = error.str() if error is not None else str(failed[0].error)
             log.warning("commit of %s failed, will be tried again: %s", _named(failed), reason)
         is_ok = not failed and error is None

@@ -11,15 +11,17 @@ OMITTED_HEADER = "trt-worker-value-omitted"  # bytes of a value that the dead-le
 STREAMS_PREFIX = "__streams.errors."  # Kafka Streams' dead-letter headers (KIP-1034)
 OURS = frozenset((CODE_HEADER, MESSAGE_HEADER, SOURCE_HEADER, OMITTED_HEADER))
 
+OF_ANSWERS = frozenset((SOURCE_HEADER, "trt-worker-engine"))  # what codec/encode adds to a result or an error answer
+
 
 def is_ours(name: str) -> bool:
     """Whether a header was added by dead-lettering, so that a replay leaves it out."""
     return name in OURS or name.startswith(STREAMS_PREFIX)
 
 
-def headers_of(record: Record, code: str, message: str) -> Headers:
+def headers_of(record: Record, code: str, message: str, *, with_own: bool = True) -> Headers:
     """Headers of the record's dead letter: its own, then why and where from; values are UTF-8."""
-    own = [header for header in record.headers() or () if not is_ours(header[0])]
+    own = [header for header in record.headers() or () if with_own and not is_ours(header[0])]
     return [
         *own,
         (CODE_HEADER, code),

@@ -45,8 +45,9 @@ class DeadLetterTopic:
         self._connection = Connection(settings)
         self._producer = self._connection.open_client(Producer, "dlq", {"enable.idempotence": True}, settings.producer)
         self._partitions = self._connection.check(self._producer, [self._topic])[self._topic]
+        self._group = f"{settings.group_id}-dlq-replay"  # remembers what was sent back
         group = {
-            "group.id": f"{settings.group_id}-dlq-replay",  # remembers what was sent back
+            "group.id": self._group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "enable.partition.eof": False,
@@ -142,7 +143,9 @@ class DeadLetterTopic:
                 [TopicPartition(self._topic, partition, starts.get(partition, OFFSET_BEGINNING)) for partition in ends]
             )
         except KafkaException as error:
-            raise KafkaRefused(f"topic {self._topic} cannot be read: {error.args[0].str()}") from error
+            raise KafkaRefused(
+                f"topic {self._topic} cannot be read by group {self._group}: {error.args[0].str()}"
+            ) from error
         give_up_s = time.monotonic() + READ_TIMEOUT_S
         while ends:
             message = self._consumer.poll(0.1)
@@ -156,7 +159,7 @@ class DeadLetterTopic:
                 continue
             give_up_s = time.monotonic() + READ_TIMEOUT_S
             if (trouble := message.error()) is not None:
-                raise KafkaRefused(f"topic {self._topic} cannot be read: {trouble.str()}")
+                raise KafkaRefused(f"topic {self._topic} cannot be read by group {self._group}: {trouble.str()}")
             partition, offset = message.partition() or 0, message.offset() or 0
             if partition not in ends:
                 continue

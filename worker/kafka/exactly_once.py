@@ -6,14 +6,12 @@
 
 A transaction takes what is publishable until it is due; then its answers are flushed, and the offsets sent and
 committed by a thread, while intake, lanes and encoding go on and the next transaction's answers gather in the ledgers.
-When it fails, the work of all partitions is forgotten, and reading goes back to the committed offsets: an abort alone
-does not rewind the consumer.
+When it fails, the work of all partitions is forgotten, and reading goes back; see recovery.py.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from enum import Enum
 
@@ -21,19 +19,27 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from worker.deadline import Deadline
 from worker.errors import KafkaRefused
-from worker.kafka.answers import Answers
+from worker.kafka.answers import WAITING_S, Answers
 from worker.kafka.connection import Connection
 from worker.kafka.consumer import Place
-from worker.kafka.ledger import Entry
+from worker.kafka.ledger import Entry, PartitionLedger
+from worker.kafka.recovery import Recovery
+from worker.kafka.remedies import with_remedy
 from worker.kafka.size_limits import SizeLimits
-from worker.kafka.transactions import CALL_TIMEOUT_S, RECOVERY_TIMEOUT_S, Outcome, Transactions, judge
+from worker.kafka.transactions import (
+    CALL_TIMEOUT_S,
+    RECOVERY_TIMEOUT_S,
+    Outcome,
+    Transactions,
+    judge,
+    transactional_id,
+)
 from worker.sections import DeliverySettings, KafkaSettings
 
 log = logging.getLogger(__name__)
 
 COMMIT_INTERVAL_MS = 100
 TRANSACTION_RECORDS = 8_000  # more would only keep the next ones waiting
-OFFSETS_TIMEOUT_S = 1.0  # nobody polls meanwhile
 IDLE_COMMIT_S = 0.5  # between looks for positions behind control records
 LOSSES = frozenset((KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))  # what an abort itself makes
 
@@ -51,7 +57,7 @@ class ExactlyOnce(Answers):
 
     def __init__(self, kafka: KafkaSettings, delivery: DeliverySettings, connection: Connection) -> None:
         self._interval_s = (delivery.commit_interval_ms or COMMIT_INTERVAL_MS) / 1000
-        name = delivery.transactional_id or f"{kafka.group_id}-{socket.gethostname()}"
+        name = transactional_id(kafka, delivery)
         self._transactions = Transactions(kafka, connection, name, self._interval_s)
         super().__init__(
             kafka, delivery, connection, self._transactions.producer, {"isolation.level": "read_committed"}
@@ -62,14 +68,12 @@ class ExactlyOnce(Answers):
         self._published: list[Entry] = []  # of the present transaction
         self._offsets: list[TopicPartition] = []  # of the present transaction
         self._half: Entry | None = None  # published in part: its transaction cannot close yet
-        self._starts: dict[Place, int] = {}  # while recovering: where to go back to if nothing is committed
-        self._recovery = Deadline(0)
+        self._recovery = Recovery(kafka, self._consumer)
         self._limits = SizeLimits()
         self._began_s = 0.0
         self._closed_s = 0.0
         self._next_idle_commit_s = 0.0
         self._is_asked = True  # the pipeline takes records in, else it waits for us
-        self._wants_hold = False
 
     @property
     def transactions(self) -> Transactions:
@@ -86,12 +90,14 @@ class ExactlyOnce(Answers):
         return super().take(max_records, timeout_s)
 
     def _fetch(self, max_records: int, timeout_s: float) -> list[Message]:
-        messages = super()._fetch(1 if self._is_in(State.RECOVERING) else max_records, timeout_s)
         if not self._is_in(State.RECOVERING):
-            return messages
-        for message in messages:  # it is all read again; recovery ends outside of this method only
-            if message.error() is None:
-                self._starts.setdefault(_place(message), message.offset() or 0)
+            messages = super()._fetch(max_records, timeout_s)
+            if not self._is_in(State.RECOVERING):  # which it may have begun, in a rebalance callback
+                return messages
+        else:
+            time.sleep(min(timeout_s, WAITING_S))  # no faster than that: it is all read again
+            messages = super()._fetch(1, timeout_s)
+        self._recovery.pass_over(messages)
         return []
 
     def settle(self, timeout_s: float) -> None:
@@ -100,7 +106,7 @@ class ExactlyOnce(Answers):
                 self._conclude()
             return
         if self._is_in(State.RECOVERING):
-            if not self._consumer.is_fetching:
+            if not self._consumer.is_fetching:  # whose records are from before
                 self._resume()
             return
         if self._is_in(State.IDLE, State.OPEN) and not self._publish():
@@ -124,16 +130,13 @@ class ExactlyOnce(Answers):
     def unacknowledged(self) -> int:
         return int(not self._is_in(State.IDLE))
 
-    def hold(self, is_held: bool) -> None:
-        self._wants_hold = is_held
-        if not self._is_in(State.RECOVERING):
-            self._consumer.hold(is_held)
-
     def commit(self) -> None:
         deadline = Deadline(CALL_TIMEOUT_S)
         self._settle_all(deadline)
         self._leaving = frozenset(self._consumer.ledgers)
-        self._commit_due(deadline)
+        self._consumer.hold(True)  # no more records; but the group may be changing, and that must go on meanwhile
+        while not self._commit_last(deadline, self._leaving) and not deadline.is_over:
+            self._consumer.keep(self._fetch(1, 0.05))
 
     def close(self) -> None:
         self._consumer.on_revoke = lambda _places: None
@@ -142,8 +145,7 @@ class ExactlyOnce(Answers):
 
     def _assigned(self, places: frozenset[Place]) -> None:
         self._caution.assign(places)
-        for place in places:
-            self._starts.pop(place, None)
+        self._recovery.assign(places)
 
     def _revoke(self, places: frozenset[Place]) -> None:
         """Bring the records of these partitions to an end, in a transaction that is over, before they are let go."""
@@ -156,7 +158,8 @@ class ExactlyOnce(Answers):
                 "%d records of revoked partitions were not answered in time; the next owner reads them again", left
             )
         self._leaving = places
-        self._commit_due(deadline, places)
+        if not self._commit_last(deadline, places):
+            log.warning("the last commit of revoked partitions failed; the next owner takes care, as after a death")
         self._leaving = frozenset()
 
     def _settle_all(self, deadline: Deadline) -> None:
@@ -164,6 +167,34 @@ class ExactlyOnce(Answers):
         while not self._is_in(State.IDLE, State.RECOVERING) and not deadline.is_over:
             if self._is_in(State.OPEN) and self._half is None:
                 self._state = State.CLOSING
+            self.settle(0.01)
+
+    def _commit_last(self, deadline: Deadline, places: frozenset[Place]) -> bool:
+        """Before these partitions are let go: what is due, and that nobody died with them; False where that failed."""
+        self._commit_due(deadline, places)
+        self._await_thread(deadline)
+        if not self._transactions.is_busy and (offsets := self._consumer.noted(places)):
+            if self._is_in(State.IDLE):
+                self._commit_only(offsets)
+            elif self._is_in(State.RECOVERING):  # from a transaction of the group's last generation; now it has another
+                self._commit_while_recovering(offsets)
+            self._await_thread(deadline)
+        return not self._consumer.noted(places)
+
+    def _commit_while_recovering(self, offsets: list[TopicPartition]) -> None:
+        """However it ends, the recovery goes on behind it."""
+        if (metadata := self._consumer.group_metadata()) is None:
+            return
+        try:
+            self._transactions.begin()
+        except KafkaException as error:
+            self._transactions.recover(judge(error.args[0]))
+        else:
+            self._offsets = offsets
+            self._transactions.commit(offsets, metadata)
+
+    def _await_thread(self, deadline: Deadline) -> None:
+        while self._transactions.is_busy and not deadline.is_over:
             self.settle(0.01)
 
     def _commit_due(self, deadline: Deadline, places: frozenset[Place] | None = None) -> bool:
@@ -185,30 +216,34 @@ class ExactlyOnce(Answers):
     def _publish(self) -> bool:
         """Hand to the producer what is answered and whose turn it is; False where the transaction has failed."""
         self._is_full = False
-        while self._touched:
+        while self._touched and not self._is_full:
             ledger = self._touched.pop()
-            if ledger.is_revoked:
+            if ledger.is_revoked or not ledger.is_publishable:
                 continue
-            for entry in ledger.publishable():
-                try:
-                    if self._is_in(State.IDLE):
-                        self._transactions.begin()
-                        self._state, self._began_s = State.OPEN, time.monotonic()
-                    if self._limits:
-                        self._limits.shrink(entry, self._smaller)
-                    is_sent = self._send(entry)
-                except KafkaException as error:  # the transaction failed already
-                    self._give_up(error)
-                    return False
-                if not is_sent:
-                    self._half = entry if entry.unacknowledged else None
-                    self._touched.add(ledger)
-                    self._is_full = True
-                    self.on_full()
-                    return True
-                self._published.append(entry)
-        self._half = None
+            try:
+                if self._is_in(State.IDLE):
+                    self._transactions.begin()
+                    self._state, self._began_s = State.OPEN, time.monotonic()
+                if self._limits:
+                    self._shrink(ledger)
+                self._is_full = not self._send_turn(ledger, self._published)
+            except KafkaException as error:  # the transaction failed already
+                self._give_up(error)
+                return False
+            if self._is_full:
+                self._touched.add(ledger)
+                self._half = ledger.unpublished[0] if ledger.unpublished[0].sent else None
+                self.on_full()
+        if not self._is_full:
+            self._half = None
         return True
+
+    def _shrink(self, ledger: PartitionLedger) -> None:
+        for entry in ledger.unpublished:
+            if entry.outgoing is None:
+                break
+            if not entry.sent:
+                self._limits.shrink(entry, self._replace)
 
     def _is_due(self) -> bool:
         if self._half is not None:
@@ -217,7 +252,8 @@ class ExactlyOnce(Answers):
         if now_s - self._began_s >= self._interval_s or len(self._published) >= TRANSACTION_RECORDS:
             return True
         is_drained = len(self._published) >= self._consumer.in_flight
-        return is_drained and (not self._is_asked or now_s - self._closed_s >= self._interval_s)
+        is_awaited = not self._is_asked or self._caution.is_active  # a careful group waits for the one before it
+        return is_drained and (is_awaited or now_s - self._closed_s >= self._interval_s)
 
     def _commit_transaction(self) -> None:
         """Send it on its way with the offsets behind what it answers."""
@@ -228,6 +264,9 @@ class ExactlyOnce(Answers):
             log.warning("partitions of the open transaction were lost: it is aborted")
             self._rewind(Outcome.REFUSED)
             return
+        is_drained = len(self._published) >= self._consumer.in_flight
+        if is_drained:
+            self._mark_next_group()
         self._offsets = []
         for ledger in ledgers:
             offset = ledger.published_end
@@ -236,8 +275,20 @@ class ExactlyOnce(Answers):
             if offset is not None:
                 place = (ledger.topic, ledger.partition)
                 self._offsets.append(TopicPartition(*place, offset, metadata=self._metadata_of(place)))
+        if is_drained and self._caution.is_active:
+            others = self._consumer.ledgers.keys() - {(ledger.topic, ledger.partition) for ledger in ledgers}
+            self._offsets += self._consumer.due(frozenset(others))
         self._state = State.COMMITTING
         self._transactions.commit(self._offsets, metadata)
+
+    def _mark_next_group(self) -> None:
+        """Have the commit that is about to be made say what runs after it, so that this needs no commit of its own."""
+        caution = self._caution
+        if caution.is_active and not caution.unread and (sources := self._next_sources()):
+            if caution.is_over(*sources[0]):
+                caution.end()
+            else:
+                caution.begin(sources[: caution.group(sources)])
 
     def _commit_positions(self) -> None:
         """Nothing is in flight: commit behind control records, too, so that no lag is left."""
@@ -264,10 +315,13 @@ class ExactlyOnce(Answers):
         """The thread is done."""
         result = self._transactions.finish()
         if self._is_in(State.RECOVERING):
-            if result is not Outcome.COMMITTED:
-                if self._recovery.is_over:
-                    raise KafkaRefused(f"no transaction can be had for {RECOVERY_TIMEOUT_S:g} s")
-                self._transactions.recover(result)
+            if result is Outcome.COMMITTED:
+                self._note_offsets()
+                return
+            self._offsets = []
+            if self._recovery.is_over:
+                raise KafkaRefused(f"no transaction can be had for {RECOVERY_TIMEOUT_S:g} s")
+            self._transactions.recover(result)
         elif result is not Outcome.COMMITTED:
             self._rewind(result)
         else:
@@ -278,12 +332,15 @@ class ExactlyOnce(Answers):
                 entry.is_done = True
             if self._limits:
                 self._limits.forget(settled)
-            self._consumer.note(
-                each for each in self._offsets if (each.topic, each.partition) in self._consumer.ledgers
-            )
+            self._note_offsets()
             self._consumer.settle({entry.ledger for entry in settled})
             if settled:
                 self.on_settled(settled)
+
+    def _note_offsets(self) -> None:
+        """They are committed."""
+        offsets, self._offsets = self._offsets, []
+        self._consumer.note(each for each in offsets if (each.topic, each.partition) in self._consumer.ledgers)
 
     def _look_at_failures(self) -> None:
         """The transaction cannot commit. A message too large for its topic gets a smaller one the next time."""
@@ -291,9 +348,15 @@ class ExactlyOnce(Answers):
         outcome = Outcome.REFUSED
         for entry, topic, size, error in failed:
             if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                self._limits.refuse(entry, topic, size)
+                if self._producer.is_alone(size):
+                    self._limits.refuse(entry, topic)
+                else:  # its batch was; which messages are too large by themselves shows in smaller ones
+                    outcome = Outcome.TOO_LARGE
             elif error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNKNOWN_TOPIC):
-                raise KafkaRefused(f"topic {topic} does not take answers: {error.str()}; nothing was committed for it")
+                raise KafkaRefused(
+                    f"topic {topic} does not take answers: {with_remedy(error, self._kafka, topic)}; "
+                    "nothing was committed for it"
+                )
             elif error.code() not in LOSSES:
                 log.warning("topic %s did not take an answer: %s", topic, error.str())
                 outcome = Outcome.BROKEN
@@ -311,35 +374,11 @@ class ExactlyOnce(Answers):
         self._reports.failed.clear()
         self._is_full = False
         self._caution.end()
-        self._starts = self._consumer.forget_work()
-        self._consumer.hold(True)
+        self._recovery.begin()
         self._state = State.RECOVERING
-        self._recovery = Deadline(RECOVERY_TIMEOUT_S + CALL_TIMEOUT_S)
         self._transactions.recover(outcome)
 
     def _resume(self) -> None:
-        """Go back to what is committed, and go on.
-
-        Never inside of a fetch, whose records are from before the rewind.
-        """
-        try:
-            committed = self._consumer.committed(self._consumer.ledgers, OFFSETS_TIMEOUT_S)
-        except KafkaException as error:  # once more at the next turn
-            log.warning("the committed offsets cannot be read yet: %s", error.args[0].str())
-            if self._recovery.is_over:
-                raise KafkaRefused(f"the committed offsets cannot be read: {error.args[0].str()}") from error
-            return
-        starts = dict(self._starts)
-        for each in committed:
-            if each.offset >= 0:
-                starts[(each.topic, each.partition)] = each.offset
-                self._consumer.note([each])
-        self._reports.failed.clear()  # what the abort itself made
-        self._consumer.hold(False)  # before the seek, which drops what comes now
-        self._consumer.rewind(starts)
-        self._state = State.IDLE
-        self._consumer.hold(self._wants_hold)
-
-
-def _place(message: Message) -> Place:
-    return message.topic() or "", message.partition() or 0
+        if self._recovery.end():
+            self._reports.failed.clear()  # what the abort itself made
+            self._state = State.IDLE

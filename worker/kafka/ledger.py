@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError, Message
 
 from worker.records import Headers, Record
 
-Outgoing = tuple[str, bytes | None, Headers]  # (topic, value, headers)
+Outgoing = tuple[str, bytes | None, bytes | None, Headers]  # (topic, value, key, headers)
+
+
+class Failure(NamedTuple):
+    """A message that the broker did not take, or the client gave up."""
+
+    entry: Entry
+    topic: str
+    size: int  # see size_of()
+    error: KafkaError
+
+
+def size_of(outgoing: Outgoing) -> int:
+    """Bytes of a message's key, value and headers."""
+    _, value, key, headers = outgoing
+    return len(value or b"") + len(key or b"") + sum(len(name) + len(value or b"") for name, value in headers)
 
 
 class Reports:
@@ -17,30 +32,64 @@ class Reports:
 
     def __init__(self) -> None:
         self.done: list[Entry] = []  # everything of theirs is acknowledged
-        self.failed: list[tuple[Entry, str, int, KafkaError]] = []  # entry, topic, bytes of the value, why
+        self.failed: list[Failure] = []
 
 
 class Entry:
     """A record taken in. Waits for its answer, then for its turn, then for the broker."""
 
-    __slots__ = ("is_done", "ledger", "outgoing", "record", "refusal", "unacknowledged")
+    __slots__ = (
+        "created_ms",
+        "is_done",
+        "ledger",
+        "outgoing",
+        "record",
+        "refusal",
+        "sent",
+        "source_prefix",
+        "unacknowledged",
+    )
 
     def __init__(self, ledger: PartitionLedger, record: Record) -> None:
         self.ledger = ledger
         self.record = record
-        self.outgoing: list[Outgoing] | None = None  # None until it is answered; emptied as it is published
-        self.unacknowledged = 0
+        self.source_prefix = ledger.source_prefix
+        self.outgoing: list[Outgoing] | None = None  # None until it is answered; kept until it is acknowledged
+        self.sent = 0  # how many of them the producer has
+        self.unacknowledged = 0  # how many of them the broker does not have
         self.refusal: tuple[str, str] | None = None  # (code, message) of what could not be answered
+        self.created_ms = 0  # timestamp of the record, known when it is published; 0: it has none
         self.is_done = False
+
+    def answer(self, outgoing: list[Outgoing]) -> None:
+        """What is to be published for this record; it replaces what was said before, all of it."""
+        self.outgoing = outgoing
+        self.sent = 0
+        self.unacknowledged = len(outgoing)
+
+    def replace(self, topic: str, smaller: list[Outgoing]) -> None:
+        """Publish other messages in place of the one for this topic."""
+        outgoing = self.outgoing or []
+        place = next(place for place, each in enumerate(outgoing) if each[0] == topic)
+        sent = self.sent - (place < self.sent)
+        self.outgoing = [*outgoing[:place], *outgoing[place + 1 :]]
+        self.outgoing[sent:sent] = smaller
+        self.sent = sent
+        self.unacknowledged += len(smaller) - 1
+
+    def send_again(self, topic: str) -> None:
+        """Publish once more what goes to this topic."""
+        self.replace(topic, [each for each in self.outgoing or () if each[0] == topic])
 
     def delivered(self, error: KafkaError | None, message: Message) -> None:
         """One of its messages was acknowledged, or given up by the client."""
         if error is not None:
-            report = (self, message.topic() or "", len(message.value() or b""), error)
-            self.ledger.reports.failed.append(report)
+            topic = message.topic() or ""
+            size = sum(size_of(each) for each in self.outgoing or () if each[0] == topic)
+            self.ledger.reports.failed.append(Failure(self, topic, size, error))
             return
         self.unacknowledged -= 1
-        if not self.unacknowledged and not self.outgoing:
+        if not self.unacknowledged:
             self.is_done = True
             self.ledger.reports.done.append(self)
 
@@ -52,16 +101,26 @@ class PartitionLedger:
     is done.
     """
 
-    __slots__ = ("_entries", "_unpublished", "is_revoked", "next_offset", "partition", "reports", "topic")
+    __slots__ = (
+        "_entries",
+        "is_revoked",
+        "next_offset",
+        "partition",
+        "reports",
+        "source_prefix",
+        "topic",
+        "unpublished",
+    )
 
     def __init__(self, topic: str, partition: int, reports: Reports) -> None:
         self.reports = reports
         self.topic = topic
         self.partition = partition
+        self.source_prefix = f"{topic}/{partition}/"
         self.is_revoked = False  # set when the partition is handed over: its answers are dropped from then on
         self.next_offset: int | None = None  # where a successor would have to start; None: nothing settled yet
         self._entries: deque[Entry] = deque()
-        self._unpublished: deque[Entry] = deque()
+        self.unpublished: deque[Entry] = deque()  # oldest first; the one whose turn it is stands in front
 
     def __len__(self) -> int:
         """Entries that are not settled."""
@@ -71,18 +130,8 @@ class PartitionLedger:
         """Take a record into the account; records come in offset order."""
         entry = Entry(self, record)
         self._entries.append(entry)
-        self._unpublished.append(entry)
+        self.unpublished.append(entry)
         return entry
-
-    def publishable(self) -> Iterator[Entry]:
-        """Answered entries whose turn it is, oldest first.
-
-        An entry counts as published when the iterator is asked for the one after it; stop iterating to keep it.
-        """
-        unpublished = self._unpublished
-        while unpublished and unpublished[0].outgoing is not None:
-            yield unpublished[0]
-            unpublished.popleft()
 
     @property
     def oldest_offset(self) -> int | None:
@@ -90,21 +139,33 @@ class PartitionLedger:
         return self._entries[0].record.offset() if self._entries else None
 
     @property
+    def start(self) -> int | None:
+        """Offset at which a successor would have to start; None: nothing was taken in."""
+        return self.next_offset if self.next_offset is not None else self.oldest_offset
+
+    @property
     def published_end(self) -> int | None:
         """Offset behind the last published entry that is not settled; None while there is none."""
-        count = len(self._entries) - len(self._unpublished)
+        count = len(self._entries) - len(self.unpublished)
         return self._entries[count - 1].record.offset() + 1 if count else None
+
+    @property
+    def is_publishable(self) -> bool:
+        """Whether the entry whose turn it is, is answered."""
+        return bool(self.unpublished) and self.unpublished[0].outgoing is not None
 
     @property
     def is_published(self) -> bool:
         """Whether every entry is published."""
-        return not self._unpublished
+        return not self.unpublished
 
     def settle(self) -> int:
         """Close the account of the leading entries that are done; the number of them."""
         entries = self._entries
-        count = 0
+        before = len(entries)
+        last = None
         while entries and entries[0].is_done:
-            self.next_offset = entries.popleft().record.offset() + 1
-            count += 1
-        return count
+            last = entries.popleft()
+        if last is not None:
+            self.next_offset = last.record.offset() + 1
+        return before - len(entries)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaException, Producer
 
 from worker.kafka.connection import Connection
-from worker.records import Headers
 from worker.sections import ClientValue, KafkaSettings
 
+log = logging.getLogger(__name__)
+
+BATCH_BYTES = 1_000_000  # librdkafka's own default
 DEFAULTS = {
     "enable.idempotence": True,
     "linger.ms": 1,
@@ -20,11 +23,7 @@ DEFAULTS = {
     "message.max.bytes": 16 * 1024 * 1024,
     "batch.num.messages": 10_000,
 }
-OnDelivery = Callable[[KafkaError | None, Message], None]
-
-
-class TooLarge(Exception):
-    """The client itself will not send a message of this size."""
+SMALLER = 4  # by how much batches shrink at a time
 
 
 class ResultProducer:
@@ -41,8 +40,10 @@ class ResultProducer:
         self._connection = connection
         self._settings = settings
         self._defaults = {**DEFAULTS, **(mode or {})}
-        self.client = self._open()
-        self._partitions: dict[str, int] = {}
+        self._batch_bytes = int(settings.producer.get("batch.size", settings.client.get("batch.size", BATCH_BYTES)))
+        self._forced: dict[str, ClientValue] = {}
+        self.partitions: Mapping[str, int] = {}  # topic -> number of them, of those that check() saw
+        self._adopt(self._open())
 
     def renew(self, *, is_stuck: bool = False) -> None:
         """Put a new client in the place of the old one, and forget what that one still had.
@@ -50,9 +51,27 @@ class ResultProducer:
         Args:
             is_stuck: a call of the old one does not return; another one would not either.
         """
-        old, self.client = self.client, self._open()
+        old = self.client
+        self._adopt(self._open())
         if not is_stuck:
             _drop(old, 0)
+
+    def is_alone(self, size: int) -> bool:
+        """Whether a message of so many bytes fills a batch, so that the broker means it and no other."""
+        return size > self._batch_bytes or self._batch_bytes <= 1
+
+    def shrink_batches(self) -> None:
+        """Let the next client, see renew(), make batches of a quarter of the size.
+
+        A topic refuses batches above its max.message.bytes, whatever is in them.
+        """
+        self._batch_bytes //= SMALLER
+        self._forced = {"batch.size": max(1, self._batch_bytes)}
+        log.warning(
+            "a topic refused a batch of answers for its size: batches are %d bytes from here on; to start so, set "
+            "batch.size in kafka.producer to what the topics take (max.message.bytes)",
+            self._batch_bytes,
+        )
 
     def check(self, read: list[str], written: list[str]) -> None:
         """Wait for the cluster and see that all topics are there.
@@ -60,40 +79,7 @@ class ResultProducer:
         Raises:
             KafkaRefused: no broker, no login, or a topic is missing.
         """
-        self._partitions = self._connection.check(self.client, [*read, *written])
-
-    def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None,
-        headers: Headers,
-        source_partition: int,
-        timestamp_ms: int,
-        on_delivery: OnDelivery,
-    ) -> bool:
-        """Hand a message to the client, which copies it and retries by itself.
-
-        A message without a key goes to the partition that has its source's number (modulo), so that the order of one
-        input partition survives.
-
-        Returns:
-            False where the client's memory is full: poll() and try again.
-
-        Raises:
-            TooLarge: bigger than the producer's message.max.bytes.
-        """
-        partition = source_partition % self._partitions[topic] if key is None else -1  # -1: by the key
-        try:
-            # by position: names would cost half a microsecond a record
-            self.client.produce(topic, value, key, partition, on_delivery, None, timestamp_ms, headers)
-        except BufferError:
-            return False
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                raise TooLarge from error
-            raise
-        return True
+        self.partitions = self._connection.check(self.client, read, written)
 
     def poll(self, timeout_s: float) -> None:
         """Run delivery callbacks; waits up to timeout_s for the first one."""
@@ -108,11 +94,14 @@ class ResultProducer:
         """Drop what is still queued: it is not committed, so a successor will publish it."""
         _drop(self.client, 0.5)
 
+    def _adopt(self, client: Producer) -> None:
+        self.client = client
+        self.produce = client.produce  # one look-up less for every record
+
     def _open(self) -> Producer:
         is_replaceable = "transactional.id" in self._defaults
-        return self._connection.open_client(
-            Producer, "producer", self._defaults, self._settings.producer, is_replaceable=is_replaceable
-        )
+        own = {**self._settings.producer, **self._forced}
+        return self._connection.open_client(Producer, "producer", self._defaults, own, is_replaceable=is_replaceable)
 
 
 def _drop(client: Producer, timeout_s: float) -> None:

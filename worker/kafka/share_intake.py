@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,9 @@ from confluent_kafka import AcknowledgeType, KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
+from worker.deadline import Deadline
 from worker.errors import KafkaRefused
-from worker.kafka.connection import REFUSALS, Connection
+from worker.kafka.connection import Connection, client_log
 from worker.kafka.ledger import Entry, PartitionLedger, Reports
 from worker.sections import KafkaSettings
 
@@ -22,6 +24,7 @@ SEATS = 2  # a member may not poll before all that it has is acknowledged: the o
 LOCK_S = 30.0  # Kafka's default
 LOCK_SHARE = 0.7  # of the lock, after which a record is given back
 ADMIN_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 10.0
 DEFAULTS = {"fetch.wait.max.ms": 100, "max.poll.records": 256}
 NOT_HERE = frozenset((KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE, KafkaError.INVALID_REQUEST))
 
@@ -46,13 +49,13 @@ class Seat:
 class ShareIntake:
     """Owns the share consumers. One thread calls it."""
 
-    def __init__(self, settings: KafkaSettings, connection: Connection) -> None:
+    def __init__(self, settings: KafkaSettings, connection: Connection, reports: Reports) -> None:
         self._settings = settings
         self._connection = connection
         self._lock_s = LOCK_S
         self._seats: list[Seat] = []
         self._seat_of: dict[Entry, Seat] = {}
-        self.reports = Reports()
+        self._reports = reports
         self.ledgers: dict[tuple[str, int], PartitionLedger] = {}  # only names: there is no order, and no offset
         self.is_held = False
         self.on_rebalance: Callable[[str], None] = lambda _kind: None
@@ -123,25 +126,30 @@ class ShareIntake:
         self._acknowledge(entry, AcknowledgeType.RELEASE)
 
     def commit(self, timeout_s: float) -> None:
-        """Wait for the broker to know all acknowledgements."""
+        """Wait so long for the broker to know all acknowledgements."""
+        deadline = Deadline(timeout_s)
         for seat in self._seats:
             try:
-                seat.client.commit_sync(timeout_s)
+                seat.client.commit_sync(deadline.left_s)
             except KafkaException as error:
                 log.warning("acknowledgements failed: %s", error.args[0].str())
 
     def close(self) -> None:
-        """Give back what is held, and leave."""
+        """Give back what is held, and leave; the client's own wait for the broker's word on it may last a minute."""
         for entry in list(self._seat_of):
             self.release(entry)
-        for seat in self._seats:
-            seat.client.close()
+        deadline = Deadline(CLOSE_TIMEOUT_S)
+        leaving = [threading.Thread(target=seat.client.close, daemon=True) for seat in self._seats]
+        for thread in leaving:
+            thread.start()
+        for thread in leaving:
+            thread.join(deadline.left_s)
 
     def _admit(self, seat: Seat, message: Message) -> Entry:
         place = (message.topic() or "", message.partition() or 0)
         ledger = self.ledgers.get(place)
         if ledger is None:
-            ledger = self.ledgers[place] = PartitionLedger(*place, self.reports)
+            ledger = self.ledgers[place] = PartitionLedger(*place, self._reports)
         entry = Entry(ledger, message)  # type: ignore[arg-type]  # see records.Record
         seat.held.add(entry)
         self._seat_of[entry] = seat
@@ -164,13 +172,14 @@ class ShareIntake:
                 f"{self._settings.bootstrap_servers} has no share groups, which delivery.mode queue needs: "
                 f"{error.str()}; use Kafka 4.2 or newer with share.version=1, or another mode"
             )
-        if error.code() in REFUSALS or error.fatal():
-            raise KafkaRefused(f"{self._settings.bootstrap_servers} refused: {error.str()}")
+        if self._connection.refuse(error):
+            self._connection.raise_refusal()
         log.warning("kafka consumer: %s", error.str())
 
     def _prepare_group(self) -> None:
         """Learn the lock's duration, and have a new group start at the oldest record, as in the other modes."""
-        admin = AdminClient({**self._settings.client, "bootstrap.servers": self._settings.bootstrap_servers})
+        where = {**self._settings.client, "bootstrap.servers": self._settings.bootstrap_servers}
+        admin = AdminClient(where, logger=client_log)
         group = ConfigResource(ConfigResource.Type.GROUP, self._settings.group_id)
         reset = ConfigEntry("share.auto.offset.reset", "earliest", incremental_operation=AlterConfigOpType.SET)
         try:

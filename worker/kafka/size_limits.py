@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
-from worker.kafka.ledger import Entry, Outgoing
+from worker.kafka.ledger import Entry, size_of
 
-Smaller = Callable[[Entry, str, int], list[Outgoing]]
+Replace = Callable[[Entry, str, int], None]  # (entry, topic, bytes): publish something smaller there
 
 
 class SizeLimits:
-    """Per record: the sizes that a topic refused. A transaction cannot be mended, only done again without them."""
+    """Per record, how often a topic refused its message. A transaction is not mended, but done again without them."""
 
     def __init__(self) -> None:
-        self._refused: dict[tuple[str, int, int], dict[str, int]] = {}  # source -> topic -> bytes
+        self._refused: dict[tuple[str, int, int], Counter[str]] = {}  # source -> topic -> times
 
     def __bool__(self) -> bool:
         return bool(self._refused)
 
-    def refuse(self, entry: Entry, topic: str, size: int) -> None:
-        """A message of `size` bytes, made for this record, does not fit the topic."""
-        self._refused.setdefault(_source(entry), {})[topic] = size
+    def refuse(self, entry: Entry, topic: str) -> None:
+        """What was made of this record for the topic does not fit it."""
+        self._refused.setdefault(_source(entry), Counter())[topic] += 1
 
-    def shrink(self, entry: Entry, smaller: Smaller) -> None:
-        """Replace what would be refused again."""
-        limits = self._refused.get(_source(entry), {})
-        outgoing = entry.outgoing or []
-        place = 0
-        while place < len(outgoing):
-            topic, value, _headers = outgoing[place]
-            size = len(value or b"")
-            if topic not in limits or size < limits[topic]:
-                place += 1
-                continue
-            kept = outgoing[:place]  # of the others, `smaller` may think anew: it sets entry.outgoing
-            outgoing[place : place + 1] = smaller(entry, topic, size)
-            outgoing = [*kept, *outgoing[place:]]
-        entry.outgoing = outgoing
+    def shrink(self, entry: Entry, replace: Replace) -> None:
+        """Replace what would be refused again, before it is sent."""
+        for topic, times in self._refused.get(_source(entry), Counter()).items():
+            for _ in range(times):
+                for outgoing in list(entry.outgoing or ()):
+                    if outgoing[0] == topic:
+                        replace(entry, topic, size_of(outgoing))
 
     def forget(self, entries: Iterable[Entry]) -> None:
         """These are answered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ from worker.deadline import Deadline
 from worker.errors import KafkaRefused
 from worker.kafka.connection import REFUSALS, Connection
 from worker.kafka.producer import ResultProducer
-from worker.sections import KafkaSettings
+from worker.kafka.remedies import with_remedy
+from worker.sections import DeliverySettings, KafkaSettings
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +32,18 @@ FENCED = frozenset(
 Offsets = Sequence[TopicPartition]
 
 
+def transactional_id(kafka: KafkaSettings, delivery: DeliverySettings) -> str:
+    """delivery.transactional_id, or the group and this host's name."""
+    return delivery.transactional_id or f"{kafka.group_id}-{socket.gethostname()}"
+
+
 class Outcome(Enum):
     """How a transaction ended."""
 
     COMMITTED = "committed"
     REFUSED = "refused"  # nothing of it counts; the producer is good once it has aborted
     BROKEN = "broken"  # what of it counts is not known; the producer must be replaced
+    TOO_LARGE = "too large"  # nothing of it counts; its batches were above a topic's limit
     FENCED = "fenced"  # another producer has our transactional.id, or the transaction took too long
 
 
@@ -49,7 +57,6 @@ class Work(threading.Thread):
         self._is_done = threading.Event()
         self._outcome = Outcome.BROKEN
         self._error: Exception | None = None
-        self.start()
 
     def run(self) -> None:
         try:
@@ -81,6 +88,7 @@ class Transactions:
     def __init__(
         self, settings: KafkaSettings, connection: Connection, transactional_id: str, interval_s: float
     ) -> None:
+        self._kafka = settings
         self._id = transactional_id
         self._fenced_s: list[float] = []
         self._work: Work | None = None
@@ -111,12 +119,12 @@ class Transactions:
 
     def commit(self, offsets: Offsets, group_metadata: object) -> None:
         """Commit what was sent, and these offsets; finish() tells the Outcome."""
-        self._work = Work(lambda: self._commit(offsets, group_metadata), CALL_TIMEOUT_S)
+        self._start(lambda: self._commit(offsets, group_metadata), CALL_TIMEOUT_S)
 
     def recover(self, how: Outcome) -> None:
         """Get rid of the transaction; a broken producer is replaced. finish() tells COMMITTED when that is done."""
         timeout_s = CALL_TIMEOUT_S if how is Outcome.REFUSED else RECOVERY_TIMEOUT_S
-        self._work = Work(lambda: self._recover(how), timeout_s)
+        self._start(lambda: self._recover(how), timeout_s)
 
     @property
     def is_busy(self) -> bool:
@@ -151,6 +159,10 @@ class Transactions:
                 log.warning("the open transaction could not be aborted: %s", error.args[0].str())
         self.producer.close()
 
+    def _start(self, call: Callable[[], Outcome], timeout_s: float) -> None:
+        self._work = Work(call, timeout_s)
+        self._work.start()  # not before it is known as ours: it looks
+
     def _commit(self, offsets: Offsets, group_metadata: object) -> Outcome:
         deadline = Deadline(CALL_TIMEOUT_S)
         client = self.producer.client
@@ -179,6 +191,8 @@ class Transactions:
                     return Outcome.BROKEN  # too late: somebody else goes on from here
             else:
                 return Outcome.COMMITTED
+        if how is Outcome.TOO_LARGE:
+            self.producer.shrink_batches()
         if how is Outcome.FENCED:
             self._count_fence()
         self._replace(Deadline(RECOVERY_TIMEOUT_S))
@@ -198,7 +212,8 @@ class Transactions:
                 reason: KafkaError = error.args[0]
                 if reason.code() in REFUSALS or deadline.is_over:
                     raise KafkaRefused(
-                        f"delivery.transactional_id is {self._id}: no transaction can be had: {reason.str()}"
+                        f"delivery.transactional_id is {self._id}: no transaction can be had: "
+                        f"{with_remedy(reason, self._kafka)}"
                     ) from error
                 if reason.code() in FENCED or reason.fatal():
                     self._count_fence()

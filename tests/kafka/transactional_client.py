@@ -1,0 +1,58 @@
+"""A transactional producer that does as it is told; stands for librdkafka's."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+
+class TransactionalClient:
+    """A transactional producer. `troubles` are raised one by one, by the names of the calls."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.calls: list[str] = []
+        self.offsets: list[TopicPartition] = []  # of the present transaction
+        self.published: list[bytes | None] = []  # in the present transaction
+        self.troubles: dict[str, list[KafkaError]] = defaultdict(list)
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def init_transactions(self, _timeout_s: float) -> None:
+        self._called("init")
+
+    def begin_transaction(self) -> None:
+        self.offsets, self.published = [], []
+        self._called("begin")
+
+    def send_offsets_to_transaction(self, offsets: list[TopicPartition], _metadata: object, _timeout_s: float) -> None:
+        self.offsets = offsets
+        self._called("offsets")
+
+    def commit_transaction(self, _timeout_s: float) -> None:
+        self._called("commit")
+
+    def abort_transaction(self, _timeout_s: float) -> None:
+        self._called("abort")
+
+    def produce(self, _topic: str, value: bytes | None, *_more: Any) -> None:
+        self.published.append(value)
+
+    def poll(self, _timeout_s: float) -> None: ...
+
+    def __len__(self) -> int:
+        return 0  # all is acknowledged at once
+
+    def purge(self, **_how: bool) -> None:
+        self.calls.append("purge")
+
+    def flush(self, _timeout_s: float) -> None: ...
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        assert self.may_go_on.wait(30)
+        if self.troubles[name]:
+            raise KafkaException(self.troubles[name].pop(0))
