@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
-import msgpack
+import numpy as np
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from bench.scenario import OUTPUT, Scenario
+from bench.requests import Requests
 
 CHECK_EVERY = 97  # every 97th answer's content is looked at
 QUIET_S = 1.0
 READ_TIMEOUT_S = 20.0
+AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Answers:
 
     first_s: float  # Unix time at which the broker appended the first result
     last_s: float
+    steady_per_s: float  # of the middle eight tenths: without joining the group, and without the stragglers
     missing: int
     duplicates: int
     wrong: int  # of those looked at
@@ -31,56 +35,63 @@ class Answers:
         return not (self.missing or self.duplicates or self.wrong)
 
 
-def read(bootstrap_servers: str, topic: str, results: int, scenario: Scenario, *, is_raw: bool) -> Answers:
+def read(bootstrap_servers: str, topic: str, results: int, requests: Requests, *, cut: int | None = None) -> Answers:
     """Read all results of a topic.
 
     Args:
         bootstrap_servers: of the cluster.
         topic: the round's output topic, with the broker's append time as timestamps.
         results: how many the topic holds.
-        scenario: what was asked.
-        is_raw: a result is the request itself.
+        requests: what was asked.
+        cut: None: results of the model; else a result is the request itself, as far as this many bytes.
     """
+    scenario = requests.scenario
     seen = bytearray(scenario.records)
-    sources: set[bytes | str | None] = set()
-    first_ms, last_ms, wrong, checked, repeated = 2**63, 0, 0, 0, 0
+    when_ms = np.zeros(scenario.records, np.int64)
+    wrong = checked = duplicates = 0
     for message in _messages(bootstrap_servers, topic, results, scenario.partitions):
         number = int(message.key() or b"-1")
+        duplicates += seen[number]
         seen[number] = 1
-        source = dict(message.headers() or ()).get("trt-worker-source", message.key())
-        repeated += source in sources
-        sources.add(source)
-        at_ms = message.timestamp()[1]
-        first_ms, last_ms = min(first_ms, at_ms), max(last_ms, at_ms)
+        when_ms[number] = message.timestamp()[1]
         if number % CHECK_EVERY == 0:
             checked += 1
-            wrong += not _is_right(message.value() or b"", number, scenario, is_raw=is_raw)
-    return Answers(first_ms / 1000, last_ms / 1000, seen.count(0), repeated, wrong, checked)
+            value = message.value() or b""
+            is_right = requests.is_right(value, number) if cut is None else value == requests.value(number)[:cut]
+            wrong += not is_right
+    missing = seen.count(0)
+    came_s = np.sort(when_ms[when_ms > 0]) / 1000
+    return Answers(float(came_s[0]), float(came_s[-1]), _steady(came_s), missing, duplicates, wrong, checked)
 
 
-def _messages(bootstrap_servers: str, topic: str, count: int, partitions: int) -> list[Message]:
-    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "answers", "enable.auto.commit": False})
-    places = [TopicPartition(topic, partition, 0) for partition in range(partitions)]
-    consumer.assign(places)
-    messages: list[Message] = []
-    give_up_s = time.monotonic() + READ_TIMEOUT_S
-    while len(messages) < count:
-        got = consumer.consume(min(10_000, count - len(messages)), QUIET_S)
-        if not got and sum(max(0, place.offset) for place in consumer.position(places)) >= count:
-            break  # the rest are the marks of transactions
-        if not got and time.monotonic() > give_up_s:
-            raise TimeoutError(f"{topic} holds {count} results, only {len(messages)} could be read")
-        if failed := next((message.error() for message in got if message.error() is not None), None):
-            raise RuntimeError(f"{topic} cannot be read: {failed}")
-        messages += got
-    consumer.close()
-    return messages
+def _steady(came_s: np.ndarray) -> float:
+    tenth = len(came_s) // 10
+    first, last = tenth, len(came_s) - 1 - tenth
+    return float((last - first) / max(0.001, came_s[last] - came_s[first]))
 
 
-def _is_right(value: bytes, number: int, scenario: Scenario, *, is_raw: bool) -> bool:
-    row = scenario.row(number)
-    if is_raw:
-        return value == scenario.request(number, row)
-    result = msgpack.unpackb(value)
-    expected = [{"name": OUTPUT, "datatype": "FP32", "shape": [1, scenario.features], "data": row}]
-    return bool(result.get("id") == str(number) and result.get("outputs") == expected)
+def _messages(bootstrap_servers: str, topic: str, count: int, partitions: int) -> Iterator[Message]:
+    settings = {
+        "bootstrap.servers": bootstrap_servers,
+        "group.id": "answers",
+        "enable.auto.commit": False,
+        "queued.max.messages.kbytes": 64 << 10,
+        "fetch.queue.backoff.ms": 5,
+    }
+    with closing(Consumer(settings)) as consumer:
+        places = [TopicPartition(topic, partition, 0) for partition in range(partitions)]
+        consumer.assign(places)
+        seen = 0
+        give_up_s = time.monotonic() + READ_TIMEOUT_S
+        while seen < count:
+            got = consumer.consume(min(AT_ONCE, count - seen), QUIET_S)
+            if not got and sum(max(0, place.offset) for place in consumer.position(places)) >= count:
+                break  # the rest are the marks of transactions
+            if not got and time.monotonic() > give_up_s:
+                raise TimeoutError(f"{topic} holds {count} results, only {seen} could be read")
+            if failed := next((message.error() for message in got if message.error() is not None), None):
+                raise RuntimeError(f"{topic} cannot be read: {failed}")
+            if got:
+                give_up_s = time.monotonic() + READ_TIMEOUT_S
+            seen += len(got)
+            yield from got

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import confluent_kafka
@@ -13,25 +15,43 @@ import psutil
 
 from tests.kafka_jars import KAFKA_VERSION
 
+PACKAGES = ("confluent-kafka", "onnxruntime", "msgspec", "msgpack", "numpy")
 
+
+@functools.cache
 def facts() -> dict[str, str | int | float]:
     """Processor, memory and the versions that matter."""
-    java = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr.splitlines()
-    return {
+    facts: dict[str, str | int | float] = {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load": round(os.getloadavg()[0], 1),  # at the start
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "kafka": KAFKA_VERSION,
-        "java": java[0] if java else "unknown",
-        "confluent-kafka": version("confluent-kafka"),
+        "java": _java(),
         "librdkafka": confluent_kafka.libversion()[0],
-        "onnxruntime": version("onnxruntime"),
-        "msgspec": version("msgspec"),
-        "msgpack": version("msgpack"),
-        "numpy": version("numpy"),
     }
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            facts[package] = version(package)
+    if gpu := _gpu():
+        facts["gpu"] = gpu
+    return facts
+
+
+def _java() -> str:
+    said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr.splitlines()
+    return said[0] if said else "unknown"
+
+
+def _gpu() -> str:
+    """Name and driver of the first GPU; empty where there is none."""
+    query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        return found.stdout.splitlines()[0].strip()
+    return ""
 
 
 def _cpu_model() -> str:

@@ -1,42 +1,48 @@
-"""The medians of all rounds as a table and as JSON."""
+"""The medians of all rounds, as a table and for the JSON."""
 
 from __future__ import annotations
 
-import datetime as dt
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import machine
-from bench.contestants import RAW
+from bench.contestants import IDEAL, RAW
 from bench.one_round import Figures
+from bench.rounds import Outcome
 from bench.scenario import Scenario
-from worker.config import ENV_PREFIX
+
+QUIET = "worker-no-metrics"
 
 
-def summary(rounds: Sequence[Figures]) -> dict[str, dict[str, Any]]:
-    """Per contestant: medians over its rounds, and the share of the raw pass-through."""
+def summary(rounds: Sequence[Figures], rows: int = 1) -> dict[str, dict[str, Any]]:
+    """Per contestant: medians over its rounds, and the shares of the bounds.
+
+    Args:
+        rounds: of one topic.
+        rows: of one request.
+    """
     by_name: dict[str, list[Figures]] = {}
     for figures in rounds:
         by_name.setdefault(figures.contestant, []).append(figures)
-    bound = median(figures.records_per_s for figures in by_name[RAW]) if RAW in by_name else None
+    raw, best = (median(each.rate for each in by_name[name]) if name in by_name else None for name in (RAW, IDEAL))
     summed: dict[str, dict[str, Any]] = {}
     for name, mine in by_name.items():
-        rates = [figures.records_per_s for figures in mine]
+        rates = [figures.rate for figures in mine]
         summed[name] = {
             "records_per_s": round(median(rates)),
             "slowest": round(min(rates)),
             "fastest": round(max(rates)),
-            "of_raw": round(median(rates) / bound, 3) if bound else None,
+            "whole_per_s": round(median(figures.records_per_s for figures in mine)),
+            "steady_per_s": round(median(figures.steady_per_s for figures in mine)),
+            "rows_per_s": round(median(rates) * rows),
+            "of_raw": round(median(rates) / raw, 3) if raw and name != IDEAL else None,
+            "of_ideal": round(median(rates) / best, 3) if best else None,
             "cpu_us": round(median(figures.cpu_us for figures in mine), 2),
             "main_thread_us": round(median(figures.main_thread_us for figures in mine), 2),
+            "rounds": len(mine),
             "missing": sum(figures.missing for figures in mine),
             "duplicates": sum(figures.duplicates for figures in mine),
             "wrong": sum(figures.wrong for figures in mine),
@@ -45,42 +51,67 @@ def summary(rounds: Sequence[Figures]) -> dict[str, dict[str, Any]]:
     return summed
 
 
-def show(console: Console, scenario: Scenario, value_bytes: int, rounds: Sequence[Figures]) -> None:
+def cost_of_metrics(rounds: Sequence[Figures]) -> dict[str, float] | None:
+    """Shares by which the worker is slower, and takes more processor time, than without metrics: medians of the rounds.
+
+    Each round is compared with its neighbour in time; None where one of both did not take part.
+    """
+    worker, quiet = ([each for each in rounds if each.contestant == name] for name in ("worker", QUIET))
+    pairs = list(zip(worker, quiet, strict=False))
+    if not pairs:
+        return None
+    return {
+        "throughput": round(median(1 - on.records_per_s / off.records_per_s for on, off in pairs), 4),
+        "cpu": round(median(on.cpu_us / off.cpu_us - 1 for on, off in pairs), 4),
+    }
+
+
+def throughput(scenario: Scenario, value_bytes: int, warm_ups: int, found: Outcome) -> dict[str, Any]:
+    """What the JSON file says of one scenario."""
+    return {
+        "scenario": {**scenario.as_json(), "value_bytes": value_bytes},
+        "warm_ups": warm_ups,
+        "medians": summary(found.rounds, scenario.rows),
+        "cost_of_metrics": cost_of_metrics(found.rounds),
+        "failed": found.failed,
+        "rounds": [figures.as_json() for figures in found.rounds],
+    }
+
+
+def show(console: Console, scenario: Scenario, value_bytes: int, found: Outcome) -> None:
     """Print the medians."""
-    table = Table(
-        title=f"{scenario.records:,} records of {value_bytes} bytes, {scenario.partitions} partitions, "
-        f"medians of {len(rounds) // len({figures.contestant for figures in rounds})}"
-    )
-    for heading in ("", "records/s", "range", "of raw", "CPU µs", "thread µs", "faults"):
+    size = f"{scenario.records:,} records of {value_bytes:,} bytes, {scenario.partitions} partitions"
+    table = Table(title=f"{scenario.name}: {size}, medians")
+    for heading in (
+        "",
+        "rounds",
+        "records/s",
+        "range",
+        "rows/s",
+        "of raw",
+        "of ideal",
+        "CPU µs",
+        "thread µs",
+        "faults",
+    ):
         table.add_column(heading, justify="right" if heading else "left")
-    for name, row in summary(rounds).items():
+    for name, row in summary(found.rounds, scenario.rows).items():
         table.add_row(
             name,
+            str(row["rounds"]),
             f"{row['records_per_s']:,}",
-            f"{row['slowest'] / 1000:.0f}–{row['fastest'] / 1000:.0f}k",
-            "–" if row["of_raw"] is None else f"{row['of_raw']:.0%}",
+            f"{row['slowest'] / 1000:.3g}–{row['fastest'] / 1000:.3g}k",
+            f"{row['rows_per_s']:,}",
+            *("–" if row[key] is None else f"{row[key]:.0%}" for key in ("of_raw", "of_ideal")),
             f"{row['cpu_us']:.1f}",
             f"{row['main_thread_us']:.1f}",
             str(row["missing"] + row["duplicates"] + row["wrong"] + row["uncommitted"]),
         )
     table.caption = (
-        "raw: the same bytes in and out, the bound; careful: a loop of 64 records, written by hand\n"
-        "CPU µs: user and system time of the whole process a record; thread µs: of its main thread\n"
+        "records/s: from the first answer to the last, by the broker's clock; of several processes: the middle 8/10\n"
+        "CPU µs: user and system time of all its processes a record; thread µs: of its main thread\n"
         "faults: answers missing, given twice or wrong, and records not committed"
     )
     console.print(table)
-
-
-def write(path: Path, scenario: Scenario, value_bytes: int, warm_ups: int, rounds: Sequence[Figures]) -> None:
-    """Keep everything that was measured, with where and when."""
-    document = {
-        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "machine": machine.facts(),
-        "scenario": {**asdict(scenario), "value_bytes": value_bytes, "model": "pass-through"},
-        "settings": {key: value for key, value in sorted(os.environ.items()) if key.startswith(ENV_PREFIX)},
-        "warm_ups": warm_ups,
-        "medians": summary(rounds),
-        "rounds": [figures.as_json() for figures in rounds],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if cost := cost_of_metrics(found.rounds):
+        console.print(f"metrics cost {cost['throughput']:.1%} of the throughput, {cost['cpu']:.1%} more CPU")

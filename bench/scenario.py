@@ -1,89 +1,65 @@
-"""What is measured: the records, the partitions, and the model."""
+"""What is measured: which model, records of which size, how many of them, over how many partitions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-import msgpack
-import numpy as np
-import onnx
-from confluent_kafka import KafkaError, Message, Producer
-from onnx import TensorProto, helper
-
-INPUT, OUTPUT = "input", "output"
-DISTINCT_ROWS = 1024  # enough that a mixed-up answer shows, few enough to keep
+MANY = 200_000  # fewer measure the start
+MOST_BYTES = 4 << 30  # of all records together
+MLP_ROW_BYTES, TOKENS, IMAGE_BYTES = 512, 128, 3 * 224 * 224
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A pass-through model: what goes in comes out, so that everything but the model is measured."""
+    """One row of the table. The pass-through model returns what it gets, so that everything but the model is seen."""
 
-    records: int = 200_000
-    payload_bytes: int = 576  # of the tensor; the request around it adds about 80
+    name: str
+    model: str = "pass-through"  # one of bench/models.py
+    row_bytes: int = 576  # of all inputs; the request around them adds about 80
+    rows: int = 1  # of one request
+    records: int = MANY
     partitions: int = 4
+    max_rows: int = 64  # of the worker's batches
+    distinct: int = 1024  # requests; then they repeat: enough that a mixed-up answer shows
+    tolerance: float = 0.0  # of the answers, as a share of the largest expected number
 
     @property
-    def features(self) -> int:
-        """Numbers of one row."""
-        return self.payload_bytes // 4
+    def payload_bytes(self) -> int:
+        """Of one request's tensors."""
+        return self.row_bytes * self.rows
 
-    def row(self, number: int) -> bytes:
-        """The tensor of record `number`: FP32, C order."""
-        seed = number % DISTINCT_ROWS
-        return np.random.default_rng(seed).standard_normal(self.features, dtype=np.float32).tobytes()
+    def over(self, partitions: int) -> Scenario:
+        """The same with other partitions."""
+        return replace(self, partitions=partitions)
 
-    def request(self, number: int, row: bytes) -> bytes:
-        """The request of record `number`, in the wire format."""
-        tensor = {"name": INPUT, "datatype": "FP32", "shape": [1, self.features], "data": row}
-        packed: bytes = msgpack.packb({"id": str(number), "inputs": [tensor]})
-        return packed
+    def with_records(self, records: int | None) -> Scenario:
+        """So many records, or as many as asked for at first."""
+        return self if records is None else replace(self, records=records)
 
-    def write_model(self, path: Path) -> None:
-        """Write the ONNX file: output = input, for [rows, features]."""
-        shape: tuple[str, int] = ("rows", self.features)
-        graph = helper.make_graph(
-            [helper.make_node("Identity", [INPUT], [OUTPUT])],
-            "pass-through",
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        onnx.save(model, path)
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
 
-    def fill(self, bootstrap_servers: str, topic: str) -> int:
-        """Publish all requests, evenly over the partitions, the record's number as key.
 
-        Returns:
-            Bytes of one record's value.
-        """
-        failed: list[KafkaError] = []
+def _scenario(name: str, model: str = "pass-through", **changes: Any) -> Scenario:
+    """As many records as there should be, or as many as MOST_BYTES hold."""
+    made = Scenario(name, model, **changes)
+    records = min(made.records, MOST_BYTES // made.payload_bytes)
+    distinct = max(16, min(made.distinct, (64 << 20) // made.payload_bytes))
+    return replace(made, records=records, distinct=distinct)
 
-        def on_delivery(error: KafkaError | None, _message: Message) -> None:
-            if error is not None:
-                failed.append(error)
 
-        producer = Producer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "linger.ms": 20,
-                "enable.idempotence": True,
-                "log_level": 3,  # a new broker asks for patience; that is no news
-            }
-        )
-        rows = [self.row(number) for number in range(min(DISTINCT_ROWS, self.records))]
-        value = b""
-        for number in range(self.records):
-            value = self.request(number, rows[number % DISTINCT_ROWS])
-            while True:
-                try:
-                    producer.produce(
-                        topic, value, str(number), partition=number % self.partitions, on_delivery=on_delivery
-                    )
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-            producer.poll(0)
-        if producer.flush(60) or failed:
-            raise RuntimeError(f"the input topic could not be filled: {failed[:1] or 'not acknowledged in 60 s'}")
-        return len(value)
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        _scenario("pass-through-0.6k"),
+        _scenario("pass-through-16k", row_bytes=16_000),
+        _scenario("pass-through-150k", row_bytes=150_000),
+        _scenario("pass-through-600k", row_bytes=600_000),
+        _scenario("mlp-1", "mlp", row_bytes=MLP_ROW_BYTES, tolerance=0.02),
+        _scenario("mlp-16", "mlp", row_bytes=MLP_ROW_BYTES, rows=16, max_rows=256, tolerance=0.02),
+        _scenario("mlp-256", "mlp", row_bytes=MLP_ROW_BYTES, rows=256, max_rows=256, tolerance=0.02),
+        _scenario("bert-base", "bert_base", row_bytes=TOKENS * 8 * 3, distinct=32, tolerance=0.05),
+        _scenario("resnet50", "resnet50", row_bytes=IMAGE_BYTES, distinct=32, tolerance=0.05),
+    )
+}

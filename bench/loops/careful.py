@@ -6,18 +6,15 @@ import time
 
 import msgpack
 import numpy as np
-import onnxruntime
 from confluent_kafka import Consumer, KafkaError, Message, Producer
 
 from bench.loops import job as command_line
-from bench.scenario import INPUT, OUTPUT
+from bench.loops.model import Model
 
 
 def main() -> None:
     job = command_line.from_command_line()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(job.model, options, providers=["CPUExecutionProvider"])
+    model = Model(job.model)
     consumer = Consumer(
         {
             "bootstrap.servers": job.bootstrap_servers,
@@ -38,15 +35,20 @@ def main() -> None:
         messages = [message for message in consumer.consume(64, 0.005) if message.error() is None]
         if messages:
             requests = [msgpack.unpackb(message.value()) for message in messages]
-            tensors = [request["inputs"][0] for request in requests]
-            batch = np.concatenate(
-                [np.frombuffer(tensor["data"], "<f4").reshape(tensor["shape"]) for tensor in tensors]
-            )
-            (outputs,) = session.run([OUTPUT], {INPUT: batch})
-            for message, request, row in zip(messages, requests, outputs, strict=True):
-                tensor = {"name": OUTPUT, "datatype": "FP32", "shape": [1, *row.shape], "data": row.tobytes()}
-                result = {"model_name": "careful", "model_version": "1", "id": request["id"], "outputs": [tensor]}
-                producer.produce(job.output_topic, msgpack.packb(result), message.key(), on_delivery=on_delivery)
+            parts = [model.arrays(request) for request in requests]
+            batch = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+            outputs = model.run(batch)
+            first = 0
+            for message, request, arrays in zip(messages, requests, parts, strict=True):
+                last = first + len(arrays[0])
+                value = model.result(request, [output[first:last] for output in outputs])
+                while True:
+                    try:
+                        producer.produce(job.output_topic, value, message.key(), on_delivery=on_delivery)
+                        break
+                    except BufferError:
+                        producer.poll(0.05)
+                first = last
             has_new = True
         producer.poll(0)
         if has_new and time.monotonic() >= commit_s:

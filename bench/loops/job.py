@@ -18,7 +18,20 @@ class Job:
     input_topic: str
     output_topic: str
     model: Path
+    answer_bytes: int | None = None  # raw: cut to this
+    processes: int = 1
     is_running: bool = field(default=True)
+
+    def arguments(self) -> list[str]:
+        """The command line that makes this job."""
+        told = {
+            "--bootstrap-servers": self.bootstrap_servers,
+            "--group-id": self.group_id,
+            "--input-topic": self.input_topic,
+            "--output-topic": self.output_topic,
+            "--model": str(self.model),
+        }
+        return [part for pair in told.items() for part in pair]
 
     def stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.is_running = False
@@ -30,6 +43,8 @@ def from_command_line() -> Job:
     for name in ("bootstrap-servers", "group-id", "input-topic", "output-topic"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--answer-bytes", type=int)
+    parser.add_argument("--processes", type=int, default=1)
     job = Job(**vars(parser.parse_args()))
     signal.signal(signal.SIGTERM, job.stop)
     return job

@@ -1,12 +1,19 @@
-"""The bound: the same bytes in and out, with key, two headers and a delivery callback; no model, no promise."""
+"""The bound: the same bytes in and out, with key, two headers and a delivery callback; no model, no promise.
+
+--answer-bytes cuts what goes out, --processes N runs N members of one group.
+"""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer
 
 from bench.loops import job as command_line
+from bench.loops.job import Job
 
 TAKE_RECORDS = 500
 COMMIT_EVERY_S = 0.5
@@ -14,6 +21,10 @@ COMMIT_EVERY_S = 0.5
 
 def main() -> None:
     job = command_line.from_command_line()
+    if job.processes > 1:
+        _run_many(job)
+        return
+    cut = job.answer_bytes
     consumer = Consumer(
         {
             "bootstrap.servers": job.bootstrap_servers,
@@ -50,9 +61,8 @@ def main() -> None:
             ]
             while True:
                 try:
-                    producer.produce(
-                        job.output_topic, message.value(), message.key(), on_delivery=on_delivery, headers=headers
-                    )
+                    value = message.value() if cut is None else (message.value() or b"")[:cut]
+                    producer.produce(job.output_topic, value, message.key(), on_delivery=on_delivery, headers=headers)
                     break
                 except BufferError:
                     producer.poll(0.05)
@@ -65,6 +75,19 @@ def main() -> None:
     if has_new:
         consumer.commit(asynchronous=False)
     consumer.close()
+
+
+def _run_many(job: Job) -> None:
+    own = [] if job.answer_bytes is None else ["--answer-bytes", str(job.answer_bytes)]
+    command = [sys.executable, "-m", "bench.loops.raw", *job.arguments(), *own]
+    members = [subprocess.Popen(command) for _ in range(job.processes)]
+    while job.is_running and all(member.poll() is None for member in members):
+        time.sleep(0.1)
+    for member in members:
+        member.send_signal(signal.SIGTERM)
+    ended = [member.wait() for member in members]  # of all, before one is looked at
+    if any(ended):
+        raise SystemExit("a member failed")
 
 
 if __name__ == "__main__":

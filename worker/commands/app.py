@@ -11,6 +11,7 @@ from worker.commands.build import build
 from worker.commands.demo import demo
 from worker.commands.run import run
 from worker.commands.send import send
+from worker.commands.tune import tune
 
 app = typer.Typer(
     name="trt-worker",
@@ -24,6 +25,7 @@ app.add_typer(config.app, name="config")
 app.command()(build)
 app.add_typer(engines.app, name="engines")
 app.command()(bench)
+app.command()(tune)
 app.command()(send)
 app.add_typer(dlq.app, name="dlq")
 

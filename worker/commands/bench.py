@@ -1,196 +1,165 @@
-"""`trt-worker bench`: the worker's lanes, without Kafka, against an ideal loop on the same plan."""
+"""`trt-worker bench`: ideal loop, lanes, whole path; and what each of them is bound by."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from worker import assemble_tensorrt, logs
+from worker import assemble, logs
+from worker.commands.bench_report import lane_figures, print_report, shown_levels, whole_figures
+from worker.commands.files import write
 from worker.commands.lane_loop import LaneLoop, LaneRun
-from worker.engine.manifest import Manifest
-from worker.engine.repository import Repository
-from worker.errors import ConfigError, EngineError
-from worker.gpu.cuda_runtime import load_cuda
-from worker.gpu.device import Device
-from worker.gpu.ideal_loop import ideal_loop
-from worker.gpu.loading import open_tensorrt_backend
-from worker.gpu.plan import Plan
+from worker.commands.subject import shapes_of, subject
+from worker.config import Settings
+from worker.demo.stage import open_stage
+from worker.errors import BatchError, ConfigError
 from worker.sections import LoggingSettings
+from worker.tuning.ideal import best_shapes, find_engine, open_ideal
+from worker.tuning.machine import machine_facts
+from worker.tuning.measurement import Measurement, Setting
+from worker.tuning.outcome import KafkaRun
+from worker.tuning.payload import Payload, seeded_payload
+from worker.tuning.plots import levels
+from worker.tuning.through_kafka import most_rate, run_through_kafka
+from worker.tuning.trial import run_trial
 
-STREAMS = (1, 2, 3, 4)
-MAX_BYTES = 1 << 31  # the plan's own limit is the only one here
+MAX_BYTES = 1 << 31  # of a batch on the GPU: the plan's own limit is the only one here
+HALF_LOAD = 0.5  # of what the whole path carries: where its latency is looked at
+PATIENCE_S = 5.0
+EMBEDDED = "embedded"
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="Name in the engine repository.")],
+    model: Annotated[str | None, typer.Option(help="Name in the engine repository.")] = None,
     version: Annotated[str, typer.Option(help="Version in the engine repository.")] = "1",
     repository: Annotated[Path, typer.Option(help="Root of the engine repository.")] = Path("engines"),
-    rows: Annotated[int, typer.Option(help="Rows of a batch.", min=1)] = 64,
-    lanes: Annotated[int, typer.Option(help="Lanes to compare with one.", min=1, max=16)] = 4,
-    cuda_graphs: Annotated[str, typer.Option(help="auto or off: for the lanes; the ideal loop tries both.")] = "auto",
+    config_file: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Settings file, in place of those.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="ONNX file, for the cpu backend.")] = None,
+    backend: Annotated[str, typer.Option(help="Without --config: auto, tensorrt or cpu.")] = "auto",
+    rows: Annotated[int | None, typer.Option(help="Rows of a batch. Default: the settings' or 64.", min=1)] = None,
+    lanes: Annotated[int | None, typer.Option(help="Lanes. Default: the settings' or 4.", min=1, max=16)] = None,
+    cuda_graphs: Annotated[
+        str | None, typer.Option(help="auto or off: for the lanes; the ideal loop tries both.")
+    ] = None,
+    rows_per_request: Annotated[int, typer.Option(help="Rows of a request, in the whole path.", min=1)] = 1,
+    shape: Annotated[
+        list[str] | None, typer.Option(metavar="INPUT=AxBx…", help="Lengths of free axes, without the batch axis.")
+    ] = None,
+    bootstrap_servers: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The whole path through this Kafka too, or: embedded.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Length of one measurement.", min=0.05)] = 0.5,
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions; medians are reported.", min=1)] = 5,
     device: Annotated[str, typer.Option(help="GPU ordinal or UUID.")] = "0",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw them there, as SVG.")] = None,
 ) -> None:
-    """Measure how near the worker's lanes come to what the GPU can do with this plan."""
-    logs.set_up(LoggingSettings(level="warning", format="text"))
-    if cuda_graphs not in {"auto", "off"}:
+    """Measure how near lanes and whole worker come to what this machine can do with the model, and what holds them."""
+    logs.set_up(LoggingSettings(level="error", format="text"))
+    if cuda_graphs not in {"auto", "off", None}:
         raise ConfigError(f"--cuda-graphs is {cuda_graphs!r}; say auto or off")
-    machine = assemble_tensorrt.this_machine(device)
-    choice = assemble_tensorrt.choose_engine(
-        Repository(repository), model, version, machine, onnx=None, allow_host_code=False
-    )
-    if choice.entry is None or choice.entry.manifest is None or machine.device is None:
-        raise EngineError(f"no engine for {model} version {version} in {repository}: {choice.reason}")
-    manifest, spec = choice.entry.manifest, choice.entry.manifest.model_spec()
+    told = subject(config_file, onnx, model, version, repository, backend, device)
+    settings = _sized(told, rows, lanes, cuda_graphs, is_given=config_file is not None)
+    rows, lanes = settings.batching.max_rows, settings.engine.lanes
+    if rows_per_request > rows:
+        raise ConfigError(f"--rows-per-request is {rows_per_request}; a batch has {rows} rows (--rows)")
     with ExitStack() as stack:
-        cuda = load_cuda()
-        cuda.set_device(machine.device.ordinal)
-        plan = Plan(machine.trt, choice.entry.plan, manifest.plan_sha256, spec)
-        stack.callback(plan.close)
-        row_shapes = tuple(best[1:] for _, best, _ in plan.profiles[0].shapes)
-        ideal = stack.enter_context(ideal_loop(cuda, machine.device, plan, row_shapes, rows, max(STREAMS)))
-        backend = stack.enter_context(
-            open_tensorrt_backend(
-                machine.trt,
-                machine.device,
-                choice.entry.plan,
-                manifest.plan_sha256,
-                spec,
-                lanes=lanes,
-                cuda_graphs="off" if cuda_graphs == "off" else "auto",
-                max_rows=rows,
-                max_bytes=MAX_BYTES,
-            )
-        )
-        loop = LaneLoop(backend, row_shapes, rows)
+        seats = stack.enter_context(assemble.open_backend(settings))
+        found = find_engine(settings)
+        shapes = {**(best_shapes(found[2]) if found else {}), **shapes_of(shape)}
+        payload = seeded_payload(seats.model, settings, rows_per_request, shapes)
+        row_shapes = payload.row_shapes[0]
+        try:
+            ideal = stack.enter_context(open_ideal(settings, seats.model, row_shapes, rows))
+            loop = LaneLoop(seats, row_shapes, rows)
+        except BatchError as error:
+            raise ConfigError(f"{rows} rows cannot run as a batch: {error}; see --rows") from error
         ideal_rates: dict[str, list[float]] = {}
         runs: dict[str, list[LaneRun]] = {}
+        whole: list[Measurement] = []
+        setting = Setting(rows, settings.batching.max_delay_ms, lanes)
+        trial = partial(run_trial, settings, seats, payload, setting, patience_s=PATIENCE_S, go_on=lambda: None)
         for _ in range(rounds):  # interleaved, so that a GPU that warms up or a noisy neighbour hits all alike
-            for streams in STREAMS:
-                for with_graphs in (False, True) if ideal.has_graphs else (False,):
-                    batches, took_s = ideal.run(seconds, streams=streams, with_graphs=with_graphs)
-                    name = f"{streams} streams{' + graphs' if with_graphs else ''}"
-                    ideal_rates.setdefault(name, []).append(batches * rows / took_s)
+            for name, run in ideal.items():
+                batches, took_s = run(seconds)
+                ideal_rates.setdefault(name, []).append(batches * rows / took_s)
             runs.setdefault("1 lane", []).append(loop.run(seconds, lanes=1))
             runs.setdefault(f"{lanes} lanes", []).append(loop.run(seconds, lanes=lanes))
             runs.setdefault(f"{lanes} lanes + gather", []).append(loop.run(seconds, lanes=lanes, with_gather=True))
-        figures = _figures(ideal_rates, runs, rows, lanes)
-        figures["graphs"] = backend.describe()["cuda_graphs"]
-    report = {
-        "what": _what(manifest, rows, lanes, seconds, rounds),
-        "machine": _machine(machine.device, cuda.driver_version()),
-    }
-    report |= figures
-    _print(report)
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def _figures(ideal: dict[str, list[float]], runs: dict[str, list[LaneRun]], rows: int, lanes: int) -> dict[str, Any]:
-    ideal_rates = {name: round(median(rates), 1) for name, rates in ideal.items()}
-    best = max(ideal_rates, key=lambda name: ideal_rates[name])
-    lane_rates = {name: round(median(run.rows_per_s for run in several), 1) for name, several in runs.items()}
-    stages = {
-        stage: median(times)
-        for stage in ("h2d", "compute", "d2h")
-        if (times := [seconds[stage] for run in runs["1 lane"] for seconds in run.stage_seconds])
-    }
-    one, many = rows / lane_rates["1 lane"], rows / lane_rates[f"{lanes} lanes"]
-    return {
-        "ideal_rows_per_s": ideal_rates,
-        "ideal_best": best,
-        "lanes_rows_per_s": lane_rates,
-        "lanes_share_of_ideal": round(lane_rates[f"{lanes} lanes"] / ideal_rates[best], 4),
-        "overlap": {
-            "stage_us": {stage: round(seconds * 1e6, 1) for stage, seconds in stages.items()},
-            "sum_of_stages_us": round(sum(stages.values()) * 1e6, 1),
-            "batch_us_1_lane": round(one * 1e6, 1),
-            f"batch_us_{lanes}_lanes": round(many * 1e6, 1),
-            "gain_over_1_lane": round(one / many - 1.0, 4),
-        },
-        "latency_us": {name: _percentiles(several) for name, several in runs.items()},
-    }
-
-
-def _percentiles(runs: list[LaneRun]) -> dict[str, float]:
-    latencies = sorted(latency for run in runs for latency in run.latency_s)
-    return {
-        f"p{share}": round(latencies[min(len(latencies) - 1, len(latencies) * share // 100)] * 1e6, 1)
-        for share in (50, 99)
-    }
-
-
-def _what(manifest: Manifest, rows: int, lanes: int, seconds: float, rounds: int) -> dict[str, Any]:
-    return {
-        "model": manifest.model,
-        "precision": manifest.recipe.precision,
-        "plan": manifest.plan_sha256[:12],
+            whole.append(trial(None, seconds))
+        full = _middle(whole, "answered_per_s")
+        half_rate = max(1.0, HALF_LOAD * full.answered_per_s)
+        half = _middle([trial(half_rate, seconds, seed=n) for n in range(rounds)], "p99_ms")
+        figures = lane_figures(ideal_rates, runs, rows, lanes)
+        machine, tag = machine_facts(seats), seats.model.tag
+    through = None
+    if bootstrap_servers is not None:
+        through = _through_kafka(settings, setting, payload, full, bootstrap_servers, seconds * rounds)
+    figures |= whole_figures(
+        full,
+        half,
+        through,
+        figures,
+        rows_per_request=rows_per_request,
+        max_delay_ms=settings.batching.max_delay_ms,
+        is_gpu=found is not None,
+    )
+    what = {
+        "model": settings.model.name,
+        "precision": found[2].recipe.precision if found else "as-is",
+        "plan": tag,
         "rows": rows,
         "lanes": lanes,
+        "rows_per_request": rows_per_request,
+        "request_bytes": round(payload.value_bytes, 1),
         "seconds": seconds,
         "rounds": rounds,
         "command": shlex.join(["trt-worker", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "tensorrt": f"{manifest.flavour} {manifest.tensorrt_version}",
     }
+    report = {"what": what, "machine": machine, **figures, "graphs": machine.get("cuda_graphs", "")}
+    print_report(report)
+    if json_file is not None:
+        write(json_file, json.dumps(report, indent=2) + "\n")
+    if plot is not None:
+        write(plot, levels(shown_levels(report), f"{settings.model.name}, {rows} rows a batch"))
 
 
-def _machine(device: Device, cuda_version: str) -> dict[str, Any]:
-    return {
-        "gpu": device.name,
-        "compute_capability": device.compute_capability,
-        "memory_gib": round(device.memory_bytes / (1 << 30), 1),
-        "driver": _driver(),
-        "driver_cuda": cuda_version,
-        "cpu_cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-
-
-def _driver() -> str:
-    """The driver's own version, which CUDA does not tell."""
-    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.splitlines()[0].strip()
-
-
-def _print(report: dict[str, Any]) -> None:
-    what, machine, overlap = report["what"], report["machine"], report["overlap"]
-    console = Console()
-    console.print(
-        f"{what['model']} ({what['precision']}), {what['rows']} rows a batch, {machine['gpu']}, {what['tensorrt']}"
+def _sized(settings: Settings, rows: int | None, lanes: int | None, graphs: str | None, *, is_given: bool) -> Settings:
+    """The settings with what the options say; without a settings file, the bench's own defaults."""
+    batching: dict[str, Any] = {"max_rows": rows or (settings.batching.max_rows if is_given else 64)}
+    if not is_given:
+        batching["max_bytes"] = MAX_BYTES if find_engine(settings) else settings.batching.max_bytes
+    engine: dict[str, Any] = {"lanes": lanes or (settings.engine.lanes if is_given else 4)}
+    if graphs is not None:
+        engine["cuda_graphs"] = graphs
+    return settings.model_copy(
+        update={
+            "batching": settings.batching.model_copy(update=batching),
+            "engine": settings.engine.model_copy(update=engine),
+        }
     )
-    best = report["ideal_rows_per_s"][report["ideal_best"]]
-    table = Table("", "rows/s", "of the best ideal", "p50 us", "p99 us", box=None)
-    for name, rate in report["ideal_rows_per_s"].items():
-        table.add_row(f"ideal, {name}", f"{rate:,.0f}", f"{rate / best:.1%}", "", "")
-    for name, rate in report["lanes_rows_per_s"].items():
-        latency = report["latency_us"][name]
-        table.add_row(
-            f"lanes, {name}", f"{rate:,.0f}", f"{rate / best:.1%}", f"{latency['p50']:,.0f}", f"{latency['p99']:,.0f}"
-        )
-    console.print(table)
-    stages = ", ".join(f"{stage} {value:,.0f}" for stage, value in overlap["stage_us"].items())
-    console.print(f"stages of a batch in us: {stages}; sum {overlap['sum_of_stages_us']:,.0f}")
-    console.print(
-        f"{what['lanes']} lanes are {overlap['gain_over_1_lane']:.1%} quicker than 1; CUDA graphs: {report['graphs']}"
-    )
+
+
+def _through_kafka(
+    settings: Settings, setting: Setting, payload: Payload, full: Measurement, servers: str, seconds: float
+) -> KafkaRun:
+    is_embedded = servers == EMBEDDED
+    rate = min(full.answered_per_s, most_rate(payload, is_embedded=is_embedded))
+    stage = partial(open_stage, None if is_embedded else servers)
+    return run_through_kafka(settings, setting, payload, rate, seconds, stage, arrivals="even", go_on=lambda: None)
+
+
+def _middle(runs: list[Measurement], figure: str) -> Measurement:
+    """The run whose figure is the median."""
+    return sorted(runs, key=lambda run: float(getattr(run, figure)))[len(runs) // 2]
