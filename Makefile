@@ -11,12 +11,14 @@ PYTHON := $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	if $$name -c '$(FITS)' 2>/dev/null; then echo $$name; exit; fi; done; echo python3)
 endif
 
+JOBS := 3 # test files at a time: they wait more than they work
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --require-hashes --only-binary :all: --requirement
 INSTALL_WORKER := $(PIP) install --quiet --no-deps --no-build-isolation --editable .
-CODE := worker tests bench docs
+CODE := worker tests bench docs k8s
 UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-annotate --no-config --custom-compile-command "make lock" \
 	$(if $(UPGRADE),--upgrade) --extra cpu --group build
@@ -29,8 +31,8 @@ help: ## this list
 demo: $(VENV)/.runs ## real requests through an embedded broker, every answer checked; ARGS="--requests 1000"
 	@$(BIN)/trt-worker demo $(ARGS)
 
-test: lint ## lint, format, types and every test; real Kafka where Java 17 and Maven are; ARGS="-k name"
-	@$(BIN)/pytest $(ARGS)
+test: lint ## lint, format, types and every test; real Kafka where Java 17 and Maven are; ARGS="-k name" JOBS=1
+	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.tests ## ruff, format check, mypy --strict, import layers
 	@$(BIN)/ruff check $(CODE)
@@ -38,8 +40,8 @@ lint: $(VENV)/.tests ## ruff, format check, mypy --strict, import layers
 	@$(BIN)/mypy
 	@$(BIN)/pytest --quiet --no-header tests/test_layers.py
 
-bench: $(VENV)/.tests ## throughput beside a raw pass-through, on real Kafka; ARGS="--records 500000"
-	@$(BIN)/python -m bench.throughput $(ARGS)
+bench: $(VENV)/.tests ## the worker beside a raw pass-through and others; WHAT=latency|scaling|soak; ARGS="--minutes 8"
+	@$(BIN)/python -m bench.$(or $(WHAT),throughput) $(ARGS)
 
 soak: $(VENV)/.tests ## the tests that run for minutes
 	@$(BIN)/pytest -m soak --soak $(ARGS)
@@ -47,6 +49,8 @@ soak: $(VENV)/.tests ## the tests that run for minutes
 lock: $(VENV)/.tests ## remake the lock files; UPGRADE=1 takes the newest versions
 	@$(UV_COMPILE) --output-file requirements.lock
 	@$(UV_COMPILE) --constraint requirements.lock --group dev --output-file requirements-dev.lock
+	@$(UV_COMPILE) --constraint requirements.lock --extra gpu --output-file requirements-gpu.lock
+	@$(UV_COMPILE) --constraint requirements.lock --extra rtx --output-file requirements-rtx.lock
 
 clean: ## remove what was installed, downloaded and cached
 	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
