@@ -19,11 +19,6 @@ from worker.sections import RESERVED_CLIENT_KEYS
 DOCS = Path(__file__).resolve().parent
 MADE_BY = "<!-- Made from the code by `python docs/generate.py`; do not edit. -->"
 
-# Settings that are read and checked, and do less than their name says in this version.
-NOT_YET = {
-    "engine.intake_processes": "1 only; the service refuses more at start",
-}
-
 SETTINGS_INTRO = f"""\
 # Settings
 
@@ -37,6 +32,9 @@ starts, and every fault is told with its key, its value and the remedy.
 **Environment.** Every setting is also a variable, `{ENV_PREFIX}SECTION__KEY`, and it wins over the file. Lists and
 mappings are JSON: `{ENV_PREFIX}ENGINE__CUDA_GRAPHS='[8, 64]'`. In `kafka.client`, `kafka.consumer` and `kafka.producer`
 the key may be part of the name, underscores for dots: `{ENV_PREFIX}KAFKA__CLIENT__SASL_PASSWORD` is `sasl.password`.
+
+**Secrets.** A value of these three sections can be in a file: `sasl.password: {{file: /run/secrets/kafka/password}}`,
+or `{ENV_PREFIX}KAFKA__CLIENT__SASL_PASSWORD__FILE=/run/secrets/kafka/password` ([security](security.md#secrets)).
 
 **Topics.** `input_topic: a` is short for `input_topics: [a]`; give one of the two. A name that starts with `^` is a
 regular expression.
@@ -63,8 +61,10 @@ METRICS_OUTRO = f"""
 | `bucket` | rows of the batch, rounded up to a power of two |
 | `client` | `consumer`, `producer` |
 | `code` | {", ".join(f"`{code}`" for code in get_args(ErrorCode))} |
+| `fit` | how well the [plan](engines.md) fits the GPU: `exact`, `same_compute_capability`, `hardware_compatible`, \
+`version_compatible`; on the CPU: `cpu` (so `engine.backend` says), `cpu_fallback` (`auto` found no TensorRT) |
 | `kind` | `assign`, `revoke`, `lost` |
-| `outcome` | `ok`, `failed` |
+| `outcome` | commits: `ok`, `failed`; transactions: `committed`, `aborted`, `fenced` |
 | `reason` | `batch_failed` (it runs again in halves), `producer_full` (the producer's memory is used up) |
 | `stage` | below |
 
@@ -82,7 +82,13 @@ METRICS_OUTRO = f"""
 On a GPU, `h2d`, `compute` and `d2h` are measured on one batch of a lane every quarter of a second, because measuring
 costs time itself. On the CPU backend `h2d` and `d2h` stay empty, `gpu_busy_ratio` tells of ONNX Runtime, and
 `engine_info` has `gpu="cpu"` and the first digits of the ONNX file's sha256 as `plan`. `consumer_lag`,
-`backlog_seconds`, `gpu_busy_ratio` and the figures of the Kafka clients are renewed every two seconds.
+`backlog_seconds`, `gpu_busy_ratio` and the figures of the Kafka clients are renewed every two seconds. `dead_letters`
+counts every record that was refused, wherever `delivery.errors_to` sends the error. The consumer's `kafka_rtt_seconds`
+holds the wait for new records, up to `fetch.wait.max.ms`. Members of a share group (`delivery.mode: queue`) know no
+lag: there `consumer_lag` is absent and `backlog_seconds` stays 0.
+
+The [dashboard](../k8s/monitoring/dashboard.json) for Grafana and the [alert rules](../k8s/monitoring/rules.yaml), which
+the [runbook](runbook.md) explains, are made of these metrics.
 
 ## Questions and their queries
 
@@ -126,8 +132,6 @@ def settings_page() -> str:
         for key, nested in _nested(definition, whole):
             parts += [f"### `{section}.{key}.<input>`", "", nested["description"], ""]
             parts += [*_table(f"{section}.{key}.<input>", nested, whole), ""]
-    notes = [f"| `{key}` | {note} |" for key, note in NOT_YET.items()]
-    parts += ["## Not in this version", "", "| setting | this version |", "|---|---|", *notes, ""]
     return "\n".join(parts)
 
 
@@ -177,10 +181,7 @@ def _table(prefix: str, definition: Mapping[str, Any], whole: Mapping[str, Any])
         names = f"`{key}`"
         if "<" not in prefix:  # the name of an input would stand in the variable's name
             names += f"<br>`{ENV_PREFIX}{prefix.upper()}__{key.upper()}`"
-        meaning = content["description"]
-        if f"{prefix}.{key}" in NOT_YET:
-            meaning += " ([not in this version](#not-in-this-version))"
-        lines.append(f"| {names} | {_kind(content, whole)} | {default} | {meaning} |")
+        lines.append(f"| {names} | {_kind(content, whole)} | {default} | {content['description']} |")
     return lines
 
 

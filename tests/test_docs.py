@@ -17,9 +17,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from docs import generate
 from tests.pages import OPERATING, PAGES, README, ROOT, SETTINGS_FILE, TUNING, blocks, named, prose, section, text
-from worker import assemble, config
+from worker import config
 from worker.commands.app import app
-from worker.errors import ConfigError, FatalError
+from worker.errors import FatalError
 from worker.kafka import consumer, producer
 from worker.metrics import Metrics
 
@@ -86,30 +86,6 @@ def test_a_dotted_key_can_be_part_of_the_variable(monkeypatch: pytest.MonkeyPatc
     """docs/settings.md: underscores for dots in the librdkafka sections."""
     monkeypatch.setenv(f"{config.ENV_PREFIX}KAFKA__CLIENT__SASL_PASSWORD", "secret")
     assert config.load(SETTINGS_FILE).kafka.client == {"sasl.password": "secret"}
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "value"),
-    [("engine", "intake_processes", 2)],
-)
-def test_what_the_settings_page_calls_refused_is_refused(name: str, key: str, value: object) -> None:
-    """As soon as this version can do more, the page must say so."""
-    assert "refuses" in generate.NOT_YET[f"{name}.{key}"]
-    base = config.load(SETTINGS_FILE)
-    changed = base.model_copy(update={name: getattr(base, name).model_copy(update={key: value})})
-    with pytest.raises(ConfigError, match=rf"{name}\.{key}"), assemble.build(changed):
-        pass
-
-
-def test_what_the_settings_page_calls_without_effect_is_read_nowhere() -> None:
-    """As soon as a setting has an effect, the page must say so."""
-    code = "".join(text(file) for file in (ROOT / "worker").rglob("*.py") if file.name != "sections.py")
-    assert ".commit_interval_ms" in code  # so are settings read
-    for name, note in generate.NOT_YET.items():
-        section_name, _, key = name.partition(".")
-        assert key in SECTIONS[section_name].model_fields
-        if note.startswith("no effect"):
-            assert f".{key}" not in code, f"{name} is used now: see NOT_YET in docs/generate.py"
 
 
 # Names, links and commands.
