@@ -80,6 +80,8 @@ FROM runtime AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=installed-gpu /opt/trt-worker /opt/trt-worker
 
+# The demo listens where the health check asks and a published port leads; the service keeps its own settings.
 FROM runtime AS cpu
+ENV TRT_WORKER_DEMO__HTTP__HOST=0.0.0.0 TRT_WORKER_DEMO__HTTP__PORT=9090
 COPY --from=installed-cpu /opt/trt-worker /opt/trt-worker
 CMD ["demo"]

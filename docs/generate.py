@@ -85,7 +85,9 @@ costs time itself. On the CPU backend `h2d` and `d2h` stay empty, `gpu_busy_rati
 `backlog_seconds`, `gpu_busy_ratio` and the figures of the Kafka clients are renewed every two seconds. `dead_letters`
 counts every record that was refused, wherever `delivery.errors_to` sends the error. The consumer's `kafka_rtt_seconds`
 holds the wait for new records, up to `fetch.wait.max.ms`. Members of a share group (`delivery.mode: queue`) know no
-lag: there `consumer_lag` is absent and `backlog_seconds` stays 0.
+lag: there `consumer_lag` is absent and `backlog_seconds` stays 0. `backlog_seconds` is 0 for the first ten seconds of a
+lag, too, because until then the rate is that of a worker with nothing to do; and a worker that settles less than a
+record a second is taken to settle one.
 
 The [dashboard](../k8s/monitoring/dashboard.json) for Grafana and the [alert rules](../k8s/monitoring/rules.yaml), which
 the [runbook](runbook.md) explains, are made of these metrics.

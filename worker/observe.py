@@ -11,7 +11,7 @@ from worker import __version__
 from worker.config import Settings
 from worker.kafka.connection import Connection
 from worker.kafka.lag import lags_of
-from worker.kafka.ledger import Entry
+from worker.kafka.ledger import Entry, PartitionLedger
 from worker.kafka.publishing import Publishing
 from worker.lane_states import LaneState
 from worker.metrics import Metrics, set_lag
@@ -22,6 +22,7 @@ from worker.records import source_of
 REMEMBERED = 10  # refused records
 SHOWN_CHARS = 300  # of a refusal's message
 MEASURE_S = 1.0  # the least time between two looks at the rates: both clients report
+BEHIND_S = 10.0  # how long there must have been a lag until the rate tells how fast the worker can be
 
 
 class Observer:
@@ -49,6 +50,7 @@ class Observer:
         self._rate = 0.0  # records settled a second, moving average
         self._last = (time.monotonic(), 0, backend.busy_seconds)
         self._lag = 0
+        self._caught_up_s = time.monotonic()  # the last look that found no lag
         self._lags: Mapping[tuple[str, int], int] = {}  # replaced, never changed: other threads read it
         delivery.on_settled = self._settle
         delivery.on_taken = self._take
@@ -125,10 +127,9 @@ class Observer:
     def _totals(self) -> Totals:
         return Totals(self._taken, self._settled - self._refused, self._refused, self._backend.busy_seconds)
 
-    def _take(self, entries: Sequence[Entry]) -> None:
-        self._taken += len(entries)
-        for ledger, count in Counter([entry.ledger for entry in entries]).items():
-            self._metrics.records_consumed.labels(ledger.topic, str(ledger.partition)).inc(count)
+    def _take(self, ledger: PartitionLedger, count: int) -> None:
+        self._taken += count
+        self._metrics.records_consumed.labels(ledger.topic, str(ledger.partition)).inc(count)
 
     def _settle(self, entries: Sequence[Entry]) -> None:
         now_ms = time.time() * 1000
@@ -167,7 +168,18 @@ class Observer:
             self._lags = lags_of(report, self._delivery.consumer.ledgers)
             set_lag(metrics, self._lags)
             self._lag = sum(self._lags.values())
-            metrics.backlog_seconds.set(self._lag / self._rate if self._rate >= 1 else self._lag)
+            metrics.backlog_seconds.set(self._backlog_s())
+
+    def _backlog_s(self) -> float:
+        """Time that the lag takes at the present rate; 0 while it is new.
+
+        The rate of a worker that was idle, or has just got its partitions, is that of a worker with nothing to do: it
+        would seem to need hours, and the autoscaler would start all the workers that there may be.
+        """
+        now_s = time.monotonic()
+        if not self._lag:
+            self._caught_up_s = now_s
+        return self._lag / max(self._rate, 1.0) if now_s - self._caught_up_s >= BEHIND_S else 0.0
 
     def _measure(self) -> None:
         """Rates since the last look."""

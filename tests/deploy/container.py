@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -9,6 +10,8 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests.deploy import go_tools
 from tests.deploy.manifests import ROOT
@@ -18,6 +21,12 @@ SUITE = "bookworm"
 BASE = "localhost/python-base:local"
 MACHINE = ("/etc/ssl/certs", "/etc/pip.conf")  # certificates and settings that pip needs on this machine
 DEADLINE_S = 900
+PIP = (  # of the real base, in the places where that has it: no image may keep it
+    "usr/local/bin/pip3",
+    "usr/local/lib/python3.13/ensurepip/__init__.py",
+    "usr/local/lib/python3.13/site-packages/pip/__init__.py",
+    "usr/local/lib/python3.13/site-packages/pip-26.0.dist-info/METADATA",
+)
 
 
 def missing() -> str | None:
@@ -90,6 +99,16 @@ class Builder:
             text=True,
         )
 
+    def end(self, process: subprocess.Popen[str]) -> None:
+        """Kill what start() started, if it is still there: the child is process 1 in there, and all die with it.
+
+        Killing unshare is not enough: the signal that --kill-child asks for is forgotten when chroot changes the user.
+        """
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children():
+                child.kill()
+        process.communicate()
+
     def run(self, image: str, arguments: list[str], variables: dict[str, str] | None = None) -> tuple[int, str]:
         """As start(); waits for the end: exit code and what was said."""
         process = self.start(image, arguments, variables)
@@ -102,7 +121,7 @@ class Builder:
         return self._roots[image]
 
     def _make_base(self) -> None:
-        """A stand-in for the base of the Dockerfile, which is in a registry: Debian and its Python, nothing more."""
+        """A stand-in for the base of the Dockerfile, which is in a registry: Debian's Python, and traces of a pip."""
         root = go_tools.CACHE / f"debian-{SUITE}"
         if not root.is_dir():
             unfinished = root.with_suffix(".unfinished")
@@ -118,6 +137,9 @@ class Builder:
         container = self._buildah("from", "scratch").strip()
         mounted = self._buildah("mount", container).strip()
         subprocess.run(["cp", "--archive", f"{root}/.", mounted], check=True)  # devices and owners included
+        for name in PIP:
+            Path(mounted, name).parent.mkdir(parents=True, exist_ok=True)
+            Path(mounted, name).touch()
         self._buildah("umount", container)
         self._buildah("commit", "--quiet", "--format", "docker", container, BASE)
         self._buildah("rm", container)

@@ -19,6 +19,8 @@ from tests.deploy.test_pods import LEAVING_S
 from tests.kafka_node import KafkaNode
 from tests.kafka_server import TEST_JVM, free_ports
 from worker import __version__, config
+from worker.demo.showcase import settings_for
+from worker.demo.stage import Stage
 
 COMPOSE = ROOT / "config" / "compose" / "compose.yaml"
 DOCKERFILE = ROOT / "Dockerfile"
@@ -46,6 +48,20 @@ def test_the_images_have_targets_a_pinned_base_and_the_version() -> None:
     assert re.search(r"^ARG PYTHON_IMAGE=\S+:\S+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
     assert set(re.findall(r"^FROM (\$\S+)", text, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
     assert f"ARG VERSION={__version__}\n" in text
+
+
+def test_the_demo_of_the_image_listens_where_the_health_check_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where a published port leads; elsewhere the demo takes any free port of this machine only."""
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    asked = re.search(r"'TRT_WORKER__HTTP__PORT', '(\d+)'", text)
+    assert asked is not None
+    stage = Stage("kafka:9092", "a broker")
+    assert settings_for(stage, Path("m.onnx"), Path("engines")).http.port == 0
+    image = text.partition("\nFROM runtime AS cpu\n")[2].partition("\nFROM ")[0]
+    for name, value in re.findall(r"(TRT_WORKER_\w+)=(\S+)", image):
+        monkeypatch.setenv(name, value)
+    http = settings_for(stage, Path("m.onnx"), Path("engines")).http
+    assert (http.host, http.port) == ("0.0.0.0", int(asked[1]))  # any address of the container
 
 
 def test_the_context_has_what_is_copied() -> None:

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from tests.conftest import TENSORRT_FLAVOURS, MakeTopic
@@ -22,11 +23,12 @@ from tests.kafka_server import KafkaCluster
 from worker import __version__, config
 from worker.config import Settings
 from worker.engine.repository import Repository
-from worker.kafka import consumer
+from worker.kafka import group_client
 
 LEAVING_S = 30  # docs/delivery.md: what a stop takes above delivery.drain_timeout_s, with no broker to be reached
 SECRET_FILES = ("username", "password", "ca.crt", "tls.crt", "tls.key")
 IMAGE_FOLDER = "/srv"  # WORKDIR of the image, with the shipped model in it
+KEDA_CALLS_IT = {"PLAIN": "plaintext", "SCRAM-SHA-256": "scram_sha256", "SCRAM-SHA-512": "scram_sha512"}
 
 pytestmark = pytest.mark.usefixtures("tools")
 
@@ -117,10 +119,15 @@ def test_keda_watches_what_the_worker_reads(name: str, tmp_path: Path, monkeypat
     assert told[lag["bootstrapServersFromEnv"]] == settings.kafka.bootstrap_servers
     assert told[lag["consumerGroupFromEnv"]] == settings.kafka.group_id
     assert (told[lag["topicFromEnv"]],) == settings.kafka.input_topics
-    reset = {**consumer.DEFAULTS, **settings.kafka.client, **settings.kafka.consumer}["auto.offset.reset"]
+    reset = {**group_client.DEFAULTS, **settings.kafka.client, **settings.kafka.consumer}["auto.offset.reset"]
     assert lag["offsetResetPolicy"] == reset
     assert f'namespace="{workload["metadata"]["namespace"]}"' in backlog["query"]
-    assert (spec["triggers"][0].get("authenticationRef") is None) == (not settings.kafka.client)
+    client = settings.kafka.client
+    login = spec["triggers"][0].get("authenticationRef")
+    assert (login is None) == (not client)
+    assert login is None or login["name"] == manifests.one(made, "TriggerAuthentication")["metadata"]["name"]
+    assert lag.get("tls") == ("enable" if client.get("security.protocol") in ("ssl", "sasl_ssl") else None)
+    assert lag.get("sasl") == KEDA_CALLS_IT.get(str(client.get("sasl.mechanism")))
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -132,6 +139,26 @@ def test_exactly_once_and_stable_names_go_together(name: str, tmp_path: Path, mo
     assert (settings.delivery.mode == "exactly_once") == (kind == "StatefulSet")
     assert settings.delivery.transactional_id is None  # one for all pods would fence all but one
     assert (name == "exactly-once") == (kind == "StatefulSet")
+
+
+@pytest.mark.parametrize("name", [name for name in OVERLAYS if name != "cpu-demo"])
+def test_only_the_init_container_may_write_engines(name: str) -> None:
+    """docs/security.md: a plan is code, and the service that faces the records does not get to write one."""
+    init, worker = manifests.containers(manifests.render(name))
+    is_read_only = [
+        mount.get("readOnly", False)
+        for container in (init, worker)
+        for mount in container["volumeMounts"]
+        if mount["mountPath"] == "/engines"
+    ]
+    assert is_read_only == [False, True]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_node_can_be_drained_while_the_brokers_are_away(name: str) -> None:
+    """Then no worker is ready, and the budget would hold every one of them for ever."""
+    budget = manifests.one(manifests.render(name), "PodDisruptionBudget")["spec"]
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_a_worker_of_the_l4_overlay_costs_nothing_while_nothing_waits() -> None:
@@ -157,15 +184,15 @@ def test_images_carry_the_version_and_the_target(name: str) -> None:
     assert {image.rpartition(":")[2] for image in images} == {f"{__version__}-{target}"}
 
 
-def test_the_init_container_builds_an_engine_and_then_leaves_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("fixed_rows", [None, 8], ids=["any number of rows", "rows are fixed"])
+def test_the_init_container_builds_an_engine_and_then_leaves_it(fixed_rows: int | None, tmp_path: Path) -> None:
     """Its arguments are run as they stand, with TensorRT-RTX, which builds without a GPU."""
     pytest.importorskip(TENSORRT_FLAVOURS[-1], reason="TensorRT-RTX is not made for this platform")
     made = manifests.render("nvidia-h100")
     (init,) = manifests.pod(made)["initContainers"]
     told = manifests.environment(made, init) | {"TRT_WORKER__ENGINE__REPOSITORY": str(tmp_path / "engines")}
-    told["TRT_WORKER__MODEL__ONNX"] = str(ROOT / Path(told["TRT_WORKER__MODEL__ONNX"]).relative_to(IMAGE_FOLDER))
+    model = ROOT / Path(told["TRT_WORKER__MODEL__ONNX"]).relative_to(IMAGE_FOLDER)
+    told["TRT_WORKER__MODEL__ONNX"] = str(with_rows(model, fixed_rows, tmp_path) if fixed_rows else model)
     arguments = manifests.expanded(init["args"], told)
     plans: list[tuple[Path, int]] = []
     for _ in range(2):
@@ -175,9 +202,19 @@ def test_the_init_container_builds_an_engine_and_then_leaves_it(
         )
         assert entry.verify() == ""
         assert entry.manifest is not None
-        assert entry.manifest.max_rows == int(told["TRT_WORKER__BATCHING__MAX_ROWS"])
+        assert entry.manifest.max_rows == (fixed_rows or int(told["TRT_WORKER__BATCHING__MAX_ROWS"]))
         plans.append((entry.plan, entry.plan.stat().st_mtime_ns))
     assert plans[0] == plans[1]
+
+
+def with_rows(model: Path, rows: int, directory: Path) -> Path:
+    """The same model, exported for batches of exactly so many rows."""
+    content = onnx.load(model)
+    for value in (*content.graph.input, *content.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = rows
+    path = directory / "fixed.onnx"
+    onnx.save(content, path)
+    return path
 
 
 def run(arguments: list[str], variables: dict[str, str]) -> None:

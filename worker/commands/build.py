@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from worker import assemble_tensorrt, logs
+from worker.commands.console import open_console
 from worker.engine.building import Order
 from worker.engine.manifest import HardwareCompatibility, Precision
-from worker.engine.profiles import parse_rows, parse_shape
+from worker.engine.onnx_model import read_onnx
+from worker.engine.profiles import RowRange, full_batches, parse_rows, parse_shape
 from worker.engine.repository import Repository
+from worker.errors import ConfigError
 from worker.sections import LoggingSettings
 
 log = logging.getLogger(__name__)
@@ -30,6 +33,10 @@ def build(
     precision: Annotated[Precision, typer.Option(help="as-is, or fp16: convert the ONNX first.")] = "as-is",
     profile: Annotated[
         list[str] | None, typer.Option(help="Rows of a batch, MIN,OPT,MAX; repeat for more profiles. Default 1,64,64.")
+    ] = None,
+    max_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="As --profile 1,N,N, for batching.max_rows; nothing where the model fixes its rows."),
     ] = None,
     shape: Annotated[
         list[str] | None,
@@ -50,22 +57,27 @@ def build(
 ) -> None:
     """Build an engine for this GPU and put it, with its manifest, into the repository."""
     logs.set_up(LoggingSettings(level="info" if verbose else "warning", format="text"))
+    ranges: Sequence[RowRange] = [parse_rows(text) for text in profile or ()]
+    if max_rows is not None:
+        if ranges:
+            raise ConfigError(f"--max-rows is {max_rows}, and --profile is given, too; leave one of them out")
+        ranges = full_batches(read_onnx(onnx).inputs, max_rows)
     machine = assemble_tensorrt.this_machine(device, flavour, needs_gpu=False)
     order = Order(
         onnx,
         model,
         version,
         precision=precision,
-        rows=[parse_rows(text) for text in profile or ()],
+        rows=ranges,
         shapes=dict(parse_shape(text) for text in shape or ()),
         hardware_compatibility=hardware_compatible,
         version_compatible=version_compatible,
         workspace_mib=workspace,
         max_aux_streams=max_aux_streams,
     )
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:3.0f} %"),
         TimeElapsedColumn(),

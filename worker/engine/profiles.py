@@ -78,6 +78,11 @@ def shapes_of_buckets(
     return shapes
 
 
+def full_batches(inputs: Sequence[TensorSpec], max_rows: int) -> tuple[RowRange, ...]:
+    """The profile of a service whose batches have up to so many rows; none where the model leaves no choice."""
+    return () if _is_fixed(inputs) else (RowRange(DEFAULT_ROWS.least, max_rows, max_rows),)
+
+
 def make_profiles(
     inputs: Sequence[TensorSpec], rows: Sequence[RowRange], shapes: Mapping[str, ShapeRange]
 ) -> tuple[Profile, ...]:
@@ -96,7 +101,7 @@ def make_profiles(
         if name not in by_name:
             raise ConfigError(f"--shape names input {name!r}; the model has {', '.join(by_name)}")
         _check_range(by_name[name], ranges)
-    if all(length >= 0 for spec in inputs for length in spec.shape):
+    if _is_fixed(inputs):
         if rows:
             raise ConfigError(f"--profile is given, but the model is fixed at {inputs[0].shape[0]} rows; leave it out")
         return ()
@@ -105,6 +110,10 @@ def make_profiles(
         rows = [RowRange(*(shape[0] for shape in given)) if given else DEFAULT_ROWS]
     axes = _named_axes(inputs, shapes)
     return tuple({spec.name: _range(spec, row_range, shapes, axes) for spec in inputs} for row_range in rows)
+
+
+def _is_fixed(inputs: Sequence[TensorSpec]) -> bool:
+    return all(length >= 0 for spec in inputs for length in spec.shape)
 
 
 def _check_range(spec: TensorSpec, ranges: ShapeRange) -> None:
