@@ -14,7 +14,7 @@ from worker.engine.building import BuiltPlan, Order, build
 from worker.engine.gpu_key import Gpu, Runtime
 from worker.engine.manifest import Recipe
 from worker.engine.onnx_model import read_onnx
-from worker.engine.profiles import DEFAULT_ROWS, Profile, RowRange, shapes_of_buckets
+from worker.engine.profiles import Profile, full_batches, shapes_of_buckets
 from worker.engine.repository import Entry, Repository
 from worker.engine.select import Choice, Fit, choose_verified
 from worker.errors import ConfigError, EngineError, GpuError
@@ -206,13 +206,11 @@ def _engine_for(settings: Settings, machine: Machine) -> tuple[Entry, Fit, str]:
 def _order(settings: Settings, onnx: Path) -> Order:
     """One profile for full batches of this service, over its padding buckets."""
     inputs = read_onnx(onnx).inputs
-    is_fixed = all(length >= 0 for spec in inputs for length in spec.shape)
-    rows = settings.batching.max_rows
     return Order(
         onnx,
         settings.model.name,
         settings.model.version,
-        rows=() if is_fixed else (RowRange(DEFAULT_ROWS.least, rows, rows),),
+        rows=full_batches(inputs, settings.batching.max_rows),
         shapes=shapes_of_buckets(inputs, _buckets(settings)),
     )
 

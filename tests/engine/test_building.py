@@ -91,7 +91,7 @@ def test_every_datatype_that_tensorrt_has_is_built(repository: Repository, rtx: 
     """And written down as the wire format calls it."""
     manifest = build(repository, rtx, write_datatypes(tmp_path / "all.onnx")).manifest
     assert manifest is not None
-    kinds = ["FP32", "FP16", "BF16", "INT64", "INT32", "UINT8", "BOOL"]
+    kinds = ["FP32", "FP16", "BF16", "INT64", "INT32", "UINT8", "INT8", "BOOL"]
     assert [entry.datatype for entry in manifest.inputs] == kinds
     assert [entry.datatype for entry in manifest.outputs] == kinds
 
@@ -135,8 +135,8 @@ def test_a_failed_build_ends_with_tensorrts_reason(rtx: Any, mlp_onnx: Path) -> 
         build_plan(rtx, mlp_onnx, [], BuildOptions())
 
 
-def test_options_reach_the_builder(rtx: Any, mlp_onnx: Path) -> None:
-    """An unknown level of hardware compatibility is the user's mistake, with those that are known."""
+def test_the_real_builder_takes_the_options(rtx: Any, mlp_onnx: Path) -> None:
+    """And an unknown level of hardware compatibility is the user's mistake, with those that are known."""
     profile = {"x": ((1, 256), (8, 256), (8, 256))}
     options = BuildOptions(workspace_mib=64, max_aux_streams=0, version_compatible=False)
     assert build_plan(rtx, mlp_onnx, [profile], options).datatypes == {"x": "FP32", "y": "FP32"}
@@ -271,6 +271,7 @@ def test_the_commands_build_list_verify_and_explain(repository: Repository, rtx:
     ("arguments", "said"),
     [
         (["--profile", "8,1,2"], "--profile is '8,1,2'"),
+        (["--profile", "1,8,8", "--max-rows", "8"], "--max-rows is 8, and --profile is given, too"),
         (["--shape", "z=1x1,2x2,3x3"], "--shape names input 'z'"),
         (["--hardware-compatible", "pascal"], "Invalid value for '--hardware-compatible'"),
         (["--model", "../x"], "cannot be a folder name"),

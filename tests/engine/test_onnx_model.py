@@ -40,7 +40,16 @@ def test_names_datatypes_shapes_and_axes_are_read(tmp_path: Path) -> None:
 def test_every_datatype_of_the_wire_format_that_onnx_has(tmp_path: Path) -> None:
     """Under its name on the wire."""
     model = read_onnx(write_datatypes(tmp_path / "all.onnx"))
-    assert [spec.datatype for spec in model.inputs] == ["FP32", "FP16", "BF16", "INT64", "INT32", "UINT8", "BOOL"]
+    assert [spec.datatype for spec in model.inputs] == [
+        "FP32",
+        "FP16",
+        "BF16",
+        "INT64",
+        "INT32",
+        "UINT8",
+        "INT8",
+        "BOOL",
+    ]
 
 
 def test_external_weights_count_for_the_sum(tmp_path: Path) -> None:

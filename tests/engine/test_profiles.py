@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from worker.engine.profiles import RowRange, make_profiles, parse_rows, parse_shape, shapes_of_buckets
+from worker.engine.profiles import RowRange, full_batches, make_profiles, parse_rows, parse_shape, shapes_of_buckets
 from worker.errors import ConfigError
-from worker.tensors import TensorSpec
+from worker.tensors import Shape, TensorSpec
 
 IDS = TensorSpec("ids", "INT64", (-1, -1), ("rows", "length"))
 MASK = TensorSpec("mask", "INT64", (-1, -1), ("rows", "length"))
@@ -63,6 +63,22 @@ def test_a_free_axis_without_a_range_is_refused_with_an_example() -> None:
     """The message can be copied."""
     with pytest.raises(ConfigError, match=r"input 'ids' leaves axis 1 \('length'\) free.*ids=1x16,8x128,64x512"):
         make_profiles([IDS], [RowRange(1, 2, 4)], {})
+
+
+@pytest.mark.parametrize(
+    ("spec", "largest"),
+    [
+        (IMAGE, {"image": (48, 3, 8, 8)}),
+        (FIXED, None),
+        (TensorSpec("ids", "INT64", (4, -1), ("", "length")), {"ids": (4, 128)}),
+    ],
+    ids=["free", "fixed", "only the rows are fixed"],
+)
+def test_a_service_gets_a_profile_of_its_full_batches(spec: TensorSpec, largest: dict[str, Shape] | None) -> None:
+    """--max-rows and engine.build_if_missing; it does not matter whether the model leaves the rows open."""
+    shapes = {"ids": ((4, 16), (4, 64), (4, 128))} if spec.name == "ids" else {}
+    made = make_profiles([spec], full_batches([spec], 48), shapes)
+    assert [{name: ends[2] for name, ends in profile.items()} for profile in made] == ([largest] if largest else [])
 
 
 def test_fixed_shapes_need_no_profile() -> None:

@@ -53,12 +53,17 @@ DATATYPES = {
     "int64": TensorProto.INT64,
     "int32": TensorProto.INT32,
     "uint8": TensorProto.UINT8,
+    "int8": TensorProto.INT8,
     "bool": TensorProto.BOOL,
 }
 
 
 def write_datatypes(path: Path) -> Path:
-    """in_<kind> and out_<kind> of shape (rows, 8) for each kind: doubled, but uint8 plus one and bool negated."""
+    """in_<kind> and out_<kind> of shape (rows, 8) for each kind: doubled.
+
+    But uint8 plus one, bool negated, and int8 with its sign turned, between DequantizeLinear and QuantizeLinear: the
+    way that quantised models have it.
+    """
     nodes, inputs, outputs = [], [], []
     for kind, number in DATATYPES.items():
         inputs.append(_value(f"in_{kind}", number, ["rows", 8]))
@@ -71,9 +76,20 @@ def write_datatypes(path: Path) -> Path:
                 helper.make_node("Add", ["wide", "one"], ["wide1"]),
                 helper.make_node("Cast", ["wide1"], ["out_uint8"], to=TensorProto.UINT8),
             ]
+        elif kind == "int8":
+            nodes += [
+                helper.make_node("DequantizeLinear", ["in_int8", "scale", "zero"], ["real"]),
+                helper.make_node("Neg", ["real"], ["turned"]),
+                helper.make_node("QuantizeLinear", ["turned", "scale", "zero"], ["out_int8"]),
+            ]
         else:
             nodes.append(helper.make_node("Add", [f"in_{kind}", f"in_{kind}"], [f"out_{kind}"]))
-    return _save(path, nodes, inputs, outputs, [numpy_helper.from_array(np.ones(1, np.float32), "one")])
+    weights = [
+        numpy_helper.from_array(np.ones(1, np.float32), "one"),
+        numpy_helper.from_array(np.array(1, np.float32), "scale"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
+    ]
+    return _save(path, nodes, inputs, outputs, weights)
 
 
 def write_tokens(path: Path, *, words: int = 100, width: int = 64) -> Path:

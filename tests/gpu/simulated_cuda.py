@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +18,36 @@ from worker.gpu.cuda_runtime import CudaError
 Work = Callable[[], None]
 
 
+class Copy(NamedTuple):
+    """One enqueued copy."""
+
+    kind: str  # to_device or to_host
+    host: int  # its address there
+    size: int
+
+
 class SimulatedCuda:
     """worker.gpu.cuda_runtime.Cuda without a GPU."""
 
     def __init__(self, *, polls: int = 2, free_bytes: int = 1 << 30) -> None:
         self.polls = polls  # how often a stream is asked before its work is done
         self.free_bytes = free_bytes
+        self.promised_bytes = 0  # what memory_info() calls free and nobody can have
+        self.pinned_bytes = 1 << 30  # what the host lets be page-locked
         self.blocks: dict[int, NDArray[np.uint8]] = {}
         self.streams: dict[int, list[Work]] = {}
         self.asked: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.events: set[int] = set()
+        self.pinned: dict[int, int] = {}  # address -> bytes
         self.registered: dict[int, int] = {}  # pinned memory of others: address -> bytes
         self.capturing: dict[int, list[Work]] = {}
-        self.copies: list[tuple[str, int]] = []
+        self.copies: list[Copy] = []
         self.launches = 0
         self.device = 0
         self.lost = ""  # the sticky error, once there is one
         self.fail_next: str = ""  # an error of the next call that enqueues
+        self.fail_capture = ""  # an error of every end of a capture
         self._next_handle = 1
 
     def _handle(self) -> int:
@@ -59,7 +72,7 @@ class SimulatedCuda:
         self.device = ordinal
 
     def memory_info(self) -> tuple[int, int]:
-        return self.free_bytes, 1 << 34
+        return self.free_bytes + self.promised_bytes, 1 << 34
 
     def is_usable(self) -> bool:
         return not self.lost
@@ -77,12 +90,17 @@ class SimulatedCuda:
         self.free_bytes += len(self.blocks.pop(address)) - 256
 
     def allocate_pinned(self, size: int) -> int:
+        if size > self.pinned_bytes:
+            raise CudaError(f"cudaHostAlloc of {size} bytes failed", "cudaErrorMemoryAllocation")
+        self.pinned_bytes -= size
         block = np.full(size + 256, 0xCD, np.uint8)
         self.blocks[block.ctypes.data] = block
+        self.pinned[block.ctypes.data] = size
         return block.ctypes.data
 
     def free_pinned(self, address: int) -> None:
         del self.blocks[address]
+        self.pinned_bytes += self.pinned.pop(address)
 
     def register_pinned(self, address: int, size: int) -> None:
         self.registered[address] = size
@@ -91,12 +109,18 @@ class SimulatedCuda:
         del self.registered[address]
 
     def copy_to_device(self, target: int, source: int, size: int, *, stream: int) -> None:
-        self.copies.append(("to_device", size))
+        self._note_copy(Copy("to_device", source, size))
         self.enqueue(stream, lambda: _move(target, source, size))
 
     def copy_to_host(self, target: int, source: int, size: int, *, stream: int) -> None:
-        self.copies.append(("to_host", size))
+        self._note_copy(Copy("to_host", target, size))
         self.enqueue(stream, lambda: _move(target, source, size))
+
+    def _note_copy(self, copy: Copy) -> None:
+        """Of other memory than pinned, CUDA would make a copy of its own first."""
+        places = {**self.pinned, **self.registered}
+        assert any(start <= copy.host and copy.host + copy.size <= start + size for start, size in places.items())
+        self.copies.append(copy)
 
     def create_stream(self) -> int:
         stream = self._handle()
@@ -142,8 +166,11 @@ class SimulatedCuda:
         self.capturing[stream] = []
 
     def end_capture(self, *, stream: int) -> tuple[int, int]:
+        captured = self.capturing.pop(stream)
+        if self.fail_capture:
+            raise CudaError(f"simulated: {self.fail_capture}", self.fail_capture)
         graph = self._handle()
-        self.graphs[graph] = self.capturing.pop(stream)
+        self.graphs[graph] = captured
         return graph, len(self.graphs[graph])
 
     def launch_graph(self, graph: int, *, stream: int) -> None:

@@ -38,6 +38,9 @@ class SimulatedPlan:
         self.refuses = False  # execute_async_v3 returns False
         self.graph_answer: Function | None = None  # a bug: what is captured computes this instead
         self.contexts = 0
+        self.most_contexts = 1 << 30  # more find no memory
+        self.is_too_large = False  # its weights find no memory
+        self.streams_weights = False
 
 
 def simulated_tensorrt(cuda: SimulatedCuda, plan: SimulatedPlan) -> Any:
@@ -105,6 +108,11 @@ def simulated_tensorrt(cuda: SimulatedCuda, plan: SimulatedPlan) -> Any:
         num_optimization_profiles = len(plan.profiles)
         device_memory_size_v2 = plan.activation_bytes
         num_io_tensors = len(plan.inputs) + len(plan.outputs)
+        streamable_weights_size = 4096
+        weight_streaming_budget_v2 = 1024 if plan.streams_weights else 4096
+
+        def __init__(self, logger: Any) -> None:
+            self._logger = logger
 
         def get_tensor_name(self, place: int) -> str:
             return [*plan.inputs, *plan.outputs][place]
@@ -127,18 +135,22 @@ def simulated_tensorrt(cuda: SimulatedCuda, plan: SimulatedPlan) -> Any:
         def get_tensor_profile_shape(self, name: str, profile: int) -> Any:
             return plan.profiles[profile][name]
 
-        def create_execution_context(self, strategy: str) -> Context:
+        def create_execution_context(self, strategy: str) -> Context | None:
             assert strategy == "user managed"
-            return Context()
+            if plan.contexts < plan.most_contexts:
+                return Context()
+            self._logger.log(Severity.ERROR, "simulated: Cuda Runtime (out of memory)")
+            return None
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
             self._logger = logger
 
         def deserialize_cuda_engine(self, data: bytes) -> Engine | None:
-            if data.startswith(b"plan"):
-                return Engine()
-            self._logger.log(Severity.ERROR, "simulated: not a plan")
+            if data.startswith(b"plan") and not plan.is_too_large:
+                return Engine(self._logger)
+            reason = "simulated: OutOfMemory (Requested size was 9 bytes.)"
+            self._logger.log(Severity.ERROR, reason if plan.is_too_large else "simulated: not a plan")
             return None
 
     module = types.ModuleType("simulated_tensorrt")

@@ -132,19 +132,6 @@ def test_a_running_lane_can_be_released(open_backend: OpenBackend, cuda: Simulat
     assert_answers(run(backend, arrays), arrays)
 
 
-def test_too_many_lanes_say_how_many_would_fit(open_backend: OpenBackend, cuda: SimulatedCuda) -> None:
-    """The message has what a lane takes, what is free, and the remedy."""
-    plan = double_plan()
-    plan.activation_bytes = 100 << 20
-    cuda.free_bytes = 250 << 20
-    with pytest.raises(
-        GpuError, match=r"a lane takes 100 MiB .* 3 lanes 300 MiB, and 250 MiB are free; 2 would fit"
-    ) as raised:
-        open_backend(plan, lanes=3)
-    assert "set engine.lanes: 2" in str(raised.value)
-    assert cuda.is_clean
-
-
 def test_the_self_test_compares_with_the_reference(open_backend: OpenBackend) -> None:
     """A plan that computes something else than the ONNX file is refused before it serves."""
 

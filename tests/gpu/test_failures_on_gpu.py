@@ -38,7 +38,7 @@ def test_a_thousand_lanes_leave_no_memory_behind(bench: Bench) -> None:
             for rows, profile in sizes_to_capture([64], plan.profiles, MLP_ROW, 256):
                 lane.capture(MLP_ROW, rows, partial(make, profile))
             lane.open(MLP_ROW)
-            lane.try_out(64, with_graph=True)
+            lane.try_out(64, graph_rows=64)
         if cycle in {99, 999}:
             free.append(cuda.memory_info()[0])
     plan.close()

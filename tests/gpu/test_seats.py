@@ -101,6 +101,28 @@ def test_memory_is_pinned_only_while_lanes_may_sit_on_it(open_backend: OpenBacke
     lane.release()
 
 
+def test_a_batch_in_another_block_goes_on(open_backend: OpenBackend, cuda: SimulatedCuda) -> None:
+    """One member's memory goes while the batch of another one runs: it is neither waited for nor lost."""
+    backend = open_backend(double_plan(), copies_in_graphs=False, lanes=1)
+    (stays, (seat,)), (goes, (other,)) = seats_of(backend, 1), seats_of(backend, 1)
+    arrays = payload(2, seed=3)
+    _, offsets = backend.lay_out(ROW_SHAPES)
+    for offset, array in zip(offsets, arrays.values(), strict=True):
+        seat[offset : offset + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
+    with backend.pinned(stays):
+        with backend.pinned(goes):
+            run_in(backend, other, payload(4, seed=4))
+            lane = acquire(backend)
+            lane.sit(seat)
+            lane.open(ROW_SHAPES)
+            lane.launch(2)
+        assert any(cuda.streams.values()), "it was waited for"
+        assert finish(backend) is lane
+        assert_answers(lane.outputs(), arrays)
+        lane.release()
+        assert not [seat_at for seat_at in lane._seats if seat_at == goes.ctypes.data], "a view of memory that is gone"
+
+
 def test_rows_that_no_profile_takes_are_refused_beforehand(open_backend: OpenBackend) -> None:
     """The owner of the seat learns it before it fills one."""
     backend = open_backend(double_plan(), copies_in_graphs=False)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from worker import assemble_tensorrt
+from worker.commands.console import open_console
 from worker.engine.gpu_key import Gpu, Runtime
 from worker.engine.onnx_model import read_onnx
 from worker.engine.repository import Entry, Repository
 from worker.engine.select import Choice, Verdict, choose_verified
 from worker.errors import ConfigError, EngineError
+from worker.gpu.flavour import FULL, LEAN, RTX
+
+FLAVOURS = (FULL, LEAN, RTX)
 
 app = typer.Typer(no_args_is_help=True, help="List, verify and select engines.")
 
@@ -43,7 +47,7 @@ def list_engines(repository: Root = Path("engines"), model: ModelName = None, as
                 manifest.built_at,
             ]
         table.add_row(entry.model, entry.version, entry.key, *facts, entry.problem)
-    _console().print(table if entries else f"no engines in {repository}")
+    open_console().print(table if entries else f"no engines in {repository}")
 
 
 @app.command()
@@ -93,13 +97,19 @@ def _target(device: str, gpu: str | None, tensorrt: str | None) -> tuple[Gpu, Ru
     """The GPU and TensorRT asked about: made up, or this machine's."""
     if gpu is not None:
         name, _, capability = gpu.rpartition(",")
-        if not name or tensorrt is None:
+        if not name or not re.fullmatch(r"\d+\.\d+", capability) or tensorrt is None:
             raise ConfigError(
                 f"--gpu is {gpu!r}; write NAME,COMPUTE_CAPABILITY, such as 'NVIDIA L4,8.9', "
                 "and give --tensorrt VERSION too"
             )
         flavour, _, version = tensorrt.rpartition(",")
-        return Gpu(name, capability), Runtime(flavour or "tensorrt", version)
+        flavour = flavour or FULL
+        if flavour not in FLAVOURS or not re.fullmatch(r"\d+(\.\d+)+", version):
+            raise ConfigError(
+                f"--tensorrt is {tensorrt!r}; write VERSION or FLAVOUR,VERSION, such as 10.6.0 or {RTX},1.7.1; "
+                f"flavours: {', '.join(FLAVOURS)}"
+            )
+        return Gpu(name, capability), Runtime(flavour, version)
     machine = assemble_tensorrt.this_machine(device)
     if machine.gpu is None:
         raise ConfigError("there is no GPU here; ask for one with --gpu NAME,COMPUTE_CAPABILITY --tensorrt VERSION")
@@ -120,7 +130,7 @@ def _print_choice(choice: Choice, gpu: Gpu, runtime: Runtime, as_json: bool) -> 
     for verdict in choice.verdicts:
         mark = "->" if verdict.entry is choice.entry else ""
         table.add_row(mark, verdict.entry.key, _fit(verdict), verdict.reason)
-    console = _console()
+    console = open_console()
     console.print(f"{gpu}; {runtime}")
     console.print(table)
 
@@ -132,9 +142,3 @@ def _fit(verdict: Verdict) -> str:
 def _as_dict(entry: Entry, problem: str) -> dict[str, object]:
     manifest = entry.manifest.model_dump(mode="json") if entry.manifest is not None else None
     return {"key": entry.key, "plan": str(entry.plan), "problem": problem or None, "manifest": manifest}
-
-
-def _console() -> Console:
-    """Tables as wide as they are when nobody looks at them through a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=240)

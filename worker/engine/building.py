@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +23,8 @@ from worker.engine.profiles import Profile, RowRange, make_profiles
 from worker.engine.repository import Entry, Repository
 from worker.errors import EngineError
 from worker.tensors import TensorSpec
+
+log = logging.getLogger(__name__)
 
 DISTRIBUTION = "tensorrt-kafka-worker"
 
@@ -99,7 +103,7 @@ def build(
 
     Raises:
         ConfigError: the order does not fit the model.
-        EngineError: the model cannot be read, converted or built, or the disk refuses the plan.
+        EngineError: the model cannot be read, converted or built, or the disk refuses lock or plan.
     """
     model = read_onnx(order.onnx)
     recipe = order.recipe(model)
@@ -134,16 +138,39 @@ def build(
 
 def _make(repository: Repository, order: Order, key: str, recipe: Recipe, make_plan: MakePlan) -> BuiltPlan:
     cache = repository.timing_cache(key)
-    known = cache.read_bytes() if cache.exists() else b""
-    with tempfile.TemporaryDirectory(prefix="trt-worker-") as folder:
-        onnx = order.onnx
-        if order.precision == "fp16":
-            onnx = Path(folder) / "fp16.onnx"
-            write_fp16(order.onnx, onnx)
-        built = make_plan(onnx, recipe.profiles, recipe, known)
+    known = _read_cache(cache)
+    with ExitStack() as stack:
+        built = make_plan(_model_to_build(order, stack), recipe.profiles, recipe, known)
     if built.timing_cache and built.timing_cache != known:
-        write_durably(cache, built.timing_cache)
+        try:
+            write_durably(cache, built.timing_cache)
+        except OSError as error:  # the plan is good without it
+            log.warning("cannot keep the timing cache %s: %s; the next build measures anew", cache, error.strerror)
     return built
+
+
+def _model_to_build(order: Order, stack: ExitStack) -> Path:
+    """The model in the precision that was ordered; what was converted is deleted with the stack."""
+    if order.precision == "as-is":
+        return order.onnx
+    try:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trt-worker-"))
+        onnx = Path(folder) / "fp16.onnx"
+        write_fp16(order.onnx, onnx)
+    except OSError as error:
+        raise EngineError(f"cannot write {order.onnx} as FP16: {error}; make room there, or set TMPDIR") from error
+    return onnx
+
+
+def _read_cache(path: Path) -> bytes:
+    """What earlier builds measured; none where it cannot be read, for it only saves time."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        log.warning("cannot read the timing cache %s: %s; this build measures anew", path, error.strerror)
+        return b""
 
 
 def _entry(spec: TensorSpec, datatypes: Mapping[str, str]) -> TensorEntry:

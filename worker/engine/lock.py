@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from worker.errors import EngineError
@@ -26,14 +26,20 @@ def folder_lock(path: Path, *, timeout_s: float, on_wait: Callable[[str], None] 
         on_wait: called once, with who holds it, when there is something to wait for.
 
     Raises:
-        EngineError: still held after timeout_s, or the file system refuses locks.
+        EngineError: still held after timeout_s, or the file cannot be made or locked.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise EngineError(
+            f"cannot make {path}: {error.strerror}; the engine repository must be a folder that can be written"
+        ) from error
     try:
         _acquire(handle, path, time.monotonic() + timeout_s, on_wait)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with suppress(OSError):  # a full disk; who waits is then told of "another process"
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)  # which releases the lock

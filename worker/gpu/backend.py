@@ -99,7 +99,7 @@ class TensorRtBackend:
 
     @contextmanager
     def pinned(self, memory: NDArray[np.uint8]) -> Iterator[None]:
-        """Memory that lanes may sit on; on exit they stand up, after what is running has ended.
+        """Memory that lanes may sit on; on exit those that do stand up, after what they run has ended.
 
         Raises:
             GpuError: it cannot be page-locked.
@@ -110,7 +110,7 @@ class TensorRtBackend:
             yield
         finally:
             for lane in self._lanes:
-                lane.stand_up()
+                lane.stand_up(range(address, address + memory.nbytes))
             self._cuda.unregister_pinned(address)
 
     def describe(self) -> Mapping[str, str]:

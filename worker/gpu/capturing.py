@@ -9,13 +9,15 @@ from functools import partial
 from statistics import median
 from typing import Literal
 
-from worker.errors import EngineError
+from worker.errors import BatchError, EngineError
 from worker.gpu.batches import RowShapes
+from worker.gpu.cuda_runtime import CudaError
 from worker.gpu.graphs import NotCapturable, RowBuckets, auto_rows
 from worker.gpu.lane import TensorRtLane
 from worker.gpu.layout import Profile, choose_profile
 from worker.gpu.plan import Context
-from worker.gpu.self_test import GraphDiffers, Trial, check_graph, check_plain
+from worker.gpu.self_test import GraphDiffers, SelfTest
+from worker.gpu.shortage import is_out_of_memory
 from worker.tensors import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -61,9 +63,8 @@ def sizes_to_capture(
 
 def use_graphs(
     lanes: Sequence[TensorRtLane],
-    model: ModelSpec,
     sizes: Mapping[RowShapes, Sequence[tuple[int, Profile]]],
-    trials: Mapping[RowShapes, Sequence[Trial]],
+    tests: Mapping[RowShapes, SelfTest],
     new_context: Sequence[NewContext],
     *,
     is_auto: bool,
@@ -72,18 +73,25 @@ def use_graphs(
 
     Args:
         lanes: all lanes.
-        model: what the plan takes and gives.
         sizes: per row shapes: ascending sizes and the profile each runs on.
-        trials: per row shapes: payloads for the proof.
+        tests: per row shapes: the proof.
         new_context: per lane: makes a context on a profile.
         is_auto: run plain where graphs cannot be had, and pad only where that is quicker.
 
     Raises:
         EngineError: graphs were asked for by size and cannot be had, or a graph gives wrong answers.
+        CudaError, BatchError, NotCapturable: no memory for graphs that were asked for by size.
     """
     count = sum(len(pairs) for pairs in sizes.values())
     if count == 0:
-        return "off: no batch shape is known before the first request (set batching.pad)"
+        why = (
+            "the listed rows are more than a batch has (batching.max_rows, batching.max_bytes)"
+            if sizes
+            else "no batch shape is known before the first request (set batching.pad)"
+        )
+        if not is_auto:
+            raise graphs_refused(why)
+        return f"off: {why}"
     if count > MOST_GRAPHS and is_auto:
         return f"off: {count} graphs a lane are more than {MOST_GRAPHS}; list the rows in engine.cuda_graphs"
     started_s = time.monotonic()
@@ -92,32 +100,32 @@ def use_graphs(
             for row_shapes, pairs in sizes.items():
                 for rows, profile in pairs:
                     lane.capture(row_shapes, rows, partial(make, profile))
-                    _prove(lane, model, row_shapes, rows, trials[row_shapes])
-    except (NotCapturable, GraphDiffers) as error:
+                    tests[row_shapes].check_graph(lane, rows)
+        buckets = {
+            row_shapes: _buckets(lanes[0], row_shapes, [rows for rows, _ in pairs], is_auto)
+            for row_shapes, pairs in sizes.items()
+        }
+    except (NotCapturable, BatchError, CudaError, EngineError) as error:
+        is_short = is_out_of_memory(error)
+        if not is_short and not isinstance(error, (NotCapturable, GraphDiffers)):
+            raise
         for lane in lanes:
             lane.drop_graphs()
         if not is_auto:
-            raise EngineError(
-                f"engine.cuda_graphs asks for graphs, but {error}; set engine.cuda_graphs: off"
-            ) from error
+            if is_short:
+                raise
+            raise graphs_refused(str(error)) from error
         log.warning("CUDA graphs are off: %s", error)
         return f"off: {error}"
-    buckets = {
-        row_shapes: _buckets(lanes[0], row_shapes, [rows for rows, _ in pairs], is_auto)
-        for row_shapes, pairs in sizes.items()
-    }
     for lane in lanes:
         lane.use_buckets(buckets)
     log.info("captured %d CUDA graphs a lane in %.1f s", count, time.monotonic() - started_s)
     return f"{count} a lane"
 
 
-def _prove(lane: TensorRtLane, model: ModelSpec, row_shapes: RowShapes, rows: int, trials: Sequence[Trial]) -> None:
-    """The graph gives bit for bit what a plain run gives."""
-    held, _ = lane.open(row_shapes)
-    if rows <= held:
-        plain = check_plain(lane, model, row_shapes, rows, [Trial(trial.inputs, None) for trial in trials], None)
-        check_graph(lane, row_shapes, rows, trials, plain)
+def graphs_refused(reason: str) -> EngineError:
+    """For graphs that were asked for by size."""
+    return EngineError(f"engine.cuda_graphs asks for graphs, but {reason}; set engine.cuda_graphs: off")
 
 
 def _buckets(lane: TensorRtLane, row_shapes: RowShapes, sizes: Sequence[int], is_auto: bool) -> RowBuckets:
@@ -125,18 +133,16 @@ def _buckets(lane: TensorRtLane, row_shapes: RowShapes, sizes: Sequence[int], is
     if not is_auto:
         return RowBuckets(tuple(sizes))
     held, _ = lane.open(row_shapes)
-    times = [
-        {rows: _seconds(lane, rows, with_graph=with_graph) for rows in sizes if rows <= held}
-        for with_graph in (False, True)
-    ]
-    return RowBuckets(tuple(rows for rows in sizes if rows <= held), *times)
+    plain_s = {size: _seconds(lane, min(size, held)) for size in sizes}
+    graph_s = {size: _seconds(lane, min(size, held), graph_rows=size) for size in sizes}
+    return RowBuckets(tuple(sizes), plain_s, graph_s)
 
 
-def _seconds(lane: TensorRtLane, rows: int, *, with_graph: bool) -> float:
+def _seconds(lane: TensorRtLane, rows: int, *, graph_rows: int | None = None) -> float:
     """Median time of one batch, alone on the GPU."""
     seconds = []
     for _ in range(TIMED_RUNS):
         started_s = time.perf_counter()
-        lane.try_out(rows, with_graph=with_graph)
+        lane.try_out(rows, graph_rows=graph_rows)
         seconds.append(time.perf_counter() - started_s)
     return median(seconds)

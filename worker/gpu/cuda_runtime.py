@@ -8,6 +8,7 @@ from typing import Any
 
 from worker.errors import EngineError, GpuError
 
+HOST_ALLOCATION = "cudaHostAlloc"
 Handle = Any  # an opaque stream, event or executable graph; belongs to whoever created it
 
 
@@ -21,6 +22,11 @@ class CudaError(GpuError):
     @property
     def is_out_of_memory(self) -> bool:
         return self.name == "cudaErrorMemoryAllocation"
+
+    @property
+    def is_host_memory(self) -> bool:
+        """What ran out is memory of the host that can be page-locked; the GPU may have plenty."""
+        return self.is_out_of_memory and str(self).startswith(HOST_ALLOCATION)
 
 
 class Cuda:
@@ -101,7 +107,7 @@ class Cuda:
     def allocate_pinned(self, size: int) -> int:
         """Address of new page-locked host memory, usable from every device; the caller frees it."""
         flags = self._runtime.cudaHostAllocPortable
-        return int(self._check(self._runtime.cudaHostAlloc(size, flags), f"cudaHostAlloc of {size} bytes"))
+        return int(self._check(self._runtime.cudaHostAlloc(size, flags), f"{HOST_ALLOCATION} of {size} bytes"))
 
     def free_pinned(self, address: int) -> None:
         self._release(self._runtime.cudaFreeHost(address), "cudaFreeHost")

@@ -17,6 +17,8 @@ from worker.gpu.graphs import RowBuckets, capture
 from worker.gpu.stages import StageClock
 from worker.tensors import Shape
 
+EVERYWHERE = range(1 << 64)  # all addresses
+
 
 class TensorRtLane:
     """protocols.Lane on a GPU; made by loading.open_tensorrt_backend()."""
@@ -43,6 +45,7 @@ class TensorRtLane:
         self._device = device
         self._book = self._own_book = book
         self._seats: dict[int, BatchBook] = {}  # address of the host memory -> the book over it
+        self._seat: int | None = None  # address of the seat taken; None: the lane's own memory
         self._copies_in_graphs = copies_in_graphs
         self._clock = clock
         self._stream = stream
@@ -69,17 +72,18 @@ class TensorRtLane:
         book = self._seats.get(address)
         if book is None:
             book = self._seats[address] = self._own_book.on_host(address)
-        self._book, self._last = book, None
+        self._book, self._seat, self._last = book, address, None
 
-    def stand_up(self) -> None:
-        """Have the next batches in the lane's own memory again, and forget all other; waits for what is running."""
-        if self.is_running:
-            with suppress(GpuError):  # a lost context runs nothing any more
-                self._cuda.synchronize(self._stream)
-        self._opening = self._last = self._batch = None
-        self._book = self._own_book
-        while self._seats:
-            self._seats.popitem()[1].clear()
+    def stand_up(self, addresses: range = EVERYWHERE) -> None:
+        """Forget the seats there; a lane that sits on one waits for what it runs, and has its own memory again."""
+        if self._seat is not None and self._seat in addresses:
+            if self.is_running:
+                with suppress(GpuError):  # a lost context runs nothing any more
+                    self._cuda.synchronize(self._stream)
+            self._opening = self._last = self._batch = None
+            self._book, self._seat = self._own_book, None
+        for address in [seat for seat in self._seats if seat in addresses]:
+            self._seats.pop(address).clear()
 
     def open(self, row_shapes: Sequence[Shape]) -> tuple[int, list[memoryview]]:
         opening = self._last
@@ -155,8 +159,12 @@ class TensorRtLane:
         self._opening = None
         self.give_back(self)
 
-    def try_out(self, rows: int, *, with_graph: bool) -> list[NDArray[Any]]:
-        """Run the rows that were written after open() now, as a graph of exactly that size or plain.
+    def try_out(self, rows: int, *, graph_rows: int | None = None) -> list[NDArray[Any]]:
+        """Run the rows that were written after open() now.
+
+        Args:
+            rows: how many were written.
+            graph_rows: run them as the graph that was captured for so many; None: plain.
 
         Returns:
             Copies of the outputs.
@@ -167,7 +175,8 @@ class TensorRtLane:
         """
         self._cuda.set_device(self._device)
         opening = self._opened()
-        batch = self._book.padded(opening, rows, rows) if with_graph else self._book.plain(opening, rows)
+        book = self._book
+        batch = book.plain(opening, rows) if graph_rows is None else book.padded(opening, rows, graph_rows)
         for tail in batch.tails:
             tail[:] = 0
         if batch.graph is not None:

@@ -9,24 +9,32 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from worker.errors import BatchError, EngineError, GpuError
+from worker.errors import BatchError, EngineError
 from worker.gpu.backend import TensorRtBackend
 from worker.gpu.batches import BatchBook, RowShapes
-from worker.gpu.capturing import Buckets, GraphRows, NewContext, known_row_shapes, sizes_to_capture, use_graphs
+from worker.gpu.capturing import (
+    Buckets,
+    GraphRows,
+    NewContext,
+    graphs_refused,
+    known_row_shapes,
+    sizes_to_capture,
+    use_graphs,
+)
 from worker.gpu.cuda_runtime import Cuda, CudaError, load_cuda
 from worker.gpu.device import Device
 from worker.gpu.flavour import TensorRt
+from worker.gpu.graphs import NotCapturable
 from worker.gpu.lane import TensorRtLane
 from worker.gpu.layout import Layout, Profile, input_bytes, make_layout
 from worker.gpu.memory import lane_memory
 from worker.gpu.plan import Plan
-from worker.gpu.self_test import Reference, Trial, check_plain, make_trials
+from worker.gpu.self_test import Reference, SelfTest, make_self_test
+from worker.gpu.shortage import MIB, LaneDemand, is_out_of_memory, no_room_for_plan
 from worker.gpu.stages import stage_clock
 from worker.tensors import ModelSpec
 
 log = logging.getLogger(__name__)
-
-MIB = 1 << 20
 
 
 @contextmanager
@@ -79,29 +87,38 @@ def open_tensorrt_backend(
     cuda = cuda or load_cuda()
     with ExitStack() as stack:
         cuda.set_device(device.ordinal)
-        plan = Plan(trt, plan_path, sha256, model, allow_host_code=allow_host_code)
-        stack.callback(plan.close)
-        layout = _layout(cuda, plan, max_rows, max_bytes)
-        lane_bytes = layout.size + plan.activation_bytes
         free_bytes, _ = cuda.memory_info()
-        if lanes * lane_bytes > free_bytes:
-            raise _too_many(lanes, lane_bytes, free_bytes, device)
+        try:
+            plan = Plan(trt, plan_path, sha256, model, allow_host_code=allow_host_code)
+            stack.callback(plan.close)
+            layout = _layout(cuda, plan, max_rows, max_bytes)
+        except (CudaError, EngineError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise no_room_for_plan(device, plan_path.stat().st_size, free_bytes, error) from error
+        lane_bytes = layout.size + plan.activation_bytes
+        demand = LaneDemand(device, lanes, layout.size, lane_bytes, cuda.memory_info()[0])
+        if demand.is_too_much:
+            raise demand.refusal()
         seats: list[TensorRtLane] = []
         new_context: list[NewContext] = []
         try:
+            tests = _self_tests(plan, buckets or {}, reference, tolerance)
             for _ in range(lanes):
                 lane, make = stack.enter_context(
                     _lane(cuda, device, plan, layout, max_rows, max_bytes, copies_in_graphs=copies_in_graphs)
                 )
+                _test(lane, plan, tests)
                 seats.append(lane)
                 new_context.append(make)
-            graphs = _prove(plan, seats, new_context, buckets or {}, reference, tolerance, cuda_graphs)
-        except BatchError as error:
-            raise EngineError(f"the self-test of {plan_path} cannot run: {error}") from error
-        except (CudaError, EngineError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise _too_many(lanes, lane_bytes, free_bytes, device) from error
+            known = known_row_shapes(plan.model, buckets or {})
+            graphs = _use_graphs(plan, seats, new_context, {shapes: tests[shapes] for shapes in known}, cuda_graphs)
+        except (CudaError, EngineError, BatchError, NotCapturable) as error:
+            if is_out_of_memory(error):
+                raise demand.failure(len(seats), error) from error
+            if isinstance(error, BatchError):
+                raise EngineError(f"the self-test of {plan_path} cannot run: {error}") from error
+            raise
         load_seconds = time.monotonic() - started_s
         labels = {
             "gpu": device.name,
@@ -165,56 +182,44 @@ def _lane(
         yield lane, make
 
 
-def _prove(
+def _self_tests(
+    plan: Plan, buckets: Buckets, reference: Reference | None, tolerance: float | None
+) -> dict[RowShapes, SelfTest]:
+    """One for each shape of rows that is known beforehand, and for the best of each profile."""
+    shapes = [*known_row_shapes(plan.model, buckets), *(_best_rows(profile) for profile in plan.profiles)]
+    return {each: make_self_test(plan.model, each, reference, tolerance) for each in dict.fromkeys(shapes)}
+
+
+def _test(lane: TensorRtLane, plan: Plan, tests: Mapping[RowShapes, SelfTest]) -> None:
+    """Every context of the lane, at the ends of its profile and full."""
+    for row_shapes, test in tests.items():
+        held, _ = lane.open(row_shapes)
+        sizes = {size for profile in plan.profiles for size in (profile.least_rows, profile.best_rows, held)}
+        for rows in sorted({min(size, held) for size in sizes}):
+            test.check_plain(lane, rows)
+
+
+def _use_graphs(
     plan: Plan,
     lanes: Sequence[TensorRtLane],
     new_context: Sequence[NewContext],
-    buckets: Buckets,
-    reference: Reference | None,
-    tolerance: float | None,
+    tests: Mapping[RowShapes, SelfTest],
     cuda_graphs: GraphRows,
 ) -> str:
-    """Self-test of every lane, then graphs; returns what came of the graphs."""
-    known = known_row_shapes(plan.model, buckets)
-    tested = dict.fromkeys([*known, *(_best_rows(profile) for profile in plan.profiles)])
-    trials: dict[RowShapes, list[Trial]] = {shapes: make_trials(plan.model, shapes, reference) for shapes in tested}
-    for lane in lanes:
-        for row_shapes in tested:
-            held, _ = lane.open(row_shapes)
-            sizes = {size for profile in plan.profiles for size in (profile.least_rows, profile.best_rows, held)}
-            for rows in sorted({min(size, held) for size in sizes}):
-                check_plain(lane, plan.model, row_shapes, rows, trials[row_shapes], tolerance)
+    """Graphs for the shapes that are known beforehand; returns what came of it."""
     if cuda_graphs == "off":
         return "off"
     is_auto = cuda_graphs == "auto"
     if plan.uncapturable:
         if not is_auto:
-            raise EngineError(
-                f"engine.cuda_graphs asks for graphs, but {plan.uncapturable}; set engine.cuda_graphs: off"
-            )
+            raise graphs_refused(plan.uncapturable)
         log.warning("CUDA graphs are off: %s", plan.uncapturable)
         return f"off: {plan.uncapturable}"
-    sizes_of: Mapping[RowShapes, list[tuple[int, Profile]]] = {
-        shapes: sizes_to_capture(cuda_graphs, plan.profiles, shapes, lanes[0].open(shapes)[0]) for shapes in known
+    sizes: Mapping[RowShapes, list[tuple[int, Profile]]] = {
+        shapes: sizes_to_capture(cuda_graphs, plan.profiles, shapes, lanes[0].open(shapes)[0]) for shapes in tests
     }
-    return use_graphs(lanes, plan.model, sizes_of, trials, new_context, is_auto=is_auto)
+    return use_graphs(lanes, sizes, tests, new_context, is_auto=is_auto)
 
 
 def _best_rows(profile: Profile) -> RowShapes:
     return tuple(best[1:] for _, best, _ in profile.shapes)
-
-
-def _is_out_of_memory(error: CudaError | EngineError) -> bool:
-    if isinstance(error, CudaError):
-        return error.is_out_of_memory
-    text = str(error).lower()
-    return "out of memory" in text or "outofmemory" in text or "memoryallocation" in text
-
-
-def _too_many(lanes: int, lane_bytes: int, free_bytes: int, device: Device) -> GpuError:
-    fitting = free_bytes // lane_bytes
-    remedy = f"set engine.lanes: {fitting}" if fitting else "lower batching.max_rows, or build the plan for fewer rows"
-    return GpuError(
-        f"out of memory on {device}: a lane takes {lane_bytes / MIB:.0f} MiB (buffers and activations), {lanes} lanes "
-        f"{lanes * lane_bytes / MIB:.0f} MiB, and {free_bytes / MIB:.0f} MiB are free; {fitting} would fit: {remedy}"
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ EQUAL_SHARE = 0.9  # of whole numbers and flags, which small differences may tip
 
 
 class GraphDiffers(BatchError):
-    """A graph's answer is not the plain run's: it must not be used."""
+    """A graph's answer is not the plain run's, or not the reference's: it must not be used."""
 
 
 class Trial(NamedTuple):
@@ -34,57 +35,76 @@ class Trial(NamedTuple):
     expected: Arrays | None
 
 
-def make_trials(model: ModelSpec, row_shapes: RowShapes, reference: Reference | None) -> list[Trial]:
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What lanes must answer for rows of certain shapes. Made by make_self_test()."""
+
+    model: ModelSpec
+    row_shapes: RowShapes
+    trials: Sequence[Trial]
+    tolerance: float | None  # share of an output's largest value; None: by datatype
+
+    def check_plain(self, lane: TensorRtLane, rows: int) -> list[Arrays]:
+        """Run both payloads plain; returns the outputs.
+
+        Raises:
+            EngineError: not finite where the reference is, or too far from the reference; says where and how far.
+        """
+        answers = []
+        for trial in self.trials:
+            answer = self._run(lane, rows, trial)
+            if fault := self._fault(answer, trial):
+                raise EngineError(f"self-test: {fault}")
+            answers.append(answer)
+        return answers
+
+    def check_graph(self, lane: TensorRtLane, size: int) -> None:
+        """Alternate the payloads on the graph of `size` rows, filled up to it where the lane is opened for fewer.
+
+        Raises:
+            EngineError: the plain run of so many rows is wrong already.
+            GraphDiffers: an answer is not, bit for bit, what the plain run gives, or too far from the reference.
+        """
+        held, _ = lane.open(self.row_shapes)
+        rows = min(size, held)
+        plain = self.check_plain(lane, rows)
+        for place in (0, 1, 0, 1):
+            trial = self.trials[place]
+            answer = self._run(lane, rows, trial, graph_rows=size)
+            if not _same(answer, plain[place]):
+                again = self._run(lane, rows, trial)
+                if _same(again, plain[place]) or any(_far(a, b) for a, b in zip(answer, again, strict=True)):
+                    raise GraphDiffers(f"the CUDA graph for {size} rows does not give what the plain run gives")
+            if fault := self._fault(answer, trial):
+                raise GraphDiffers(f"the CUDA graph for {size} rows is wrong: {fault}")
+
+    def _run(self, lane: TensorRtLane, rows: int, trial: Trial, *, graph_rows: int | None = None) -> Arrays:
+        _, views = lane.open(self.row_shapes)
+        for view, array in zip(views, trial.inputs, strict=True):
+            data = _tile(array, rows).tobytes()
+            view[: len(data)] = data
+        return lane.try_out(rows, graph_rows=graph_rows)
+
+    def _fault(self, answer: Arrays, trial: Trial) -> str:
+        """How the answer differs from the reference's, or "" where it does not or there is none."""
+        if trial.expected is None:
+            return ""
+        for spec, got, expected in zip(self.model.outputs, answer, trial.expected, strict=True):
+            limit = self.tolerance if self.tolerance is not None else TOLERANCE.get(spec.datatype, 0.0)
+            if fault := difference(got, _tile(expected, len(got)), limit):
+                return f"output {spec.name!r} at {len(got)} rows differs from the reference: {fault}"
+        return ""
+
+
+def make_self_test(
+    model: ModelSpec, row_shapes: RowShapes, reference: Reference | None, tolerance: float | None
+) -> SelfTest:
     """Two payloads of REFERENCE_ROWS rows, answered by the reference where there is one."""
     trials = []
     for seed in SEEDS:
         inputs = seeded_rows(model, row_shapes, REFERENCE_ROWS, seed)
         trials.append(Trial(inputs, None if reference is None else list(reference(inputs))))
-    return trials
-
-
-def check_plain(
-    lane: TensorRtLane,
-    model: ModelSpec,
-    row_shapes: RowShapes,
-    rows: int,
-    trials: Sequence[Trial],
-    tolerance: float | None,
-) -> list[Arrays]:
-    """Run both payloads plain; returns the outputs.
-
-    Raises:
-        EngineError: not finite where the reference is, or too far from the reference; says where and how far.
-    """
-    answers = []
-    for trial in trials:
-        answer = _run(lane, row_shapes, rows, trial.inputs, with_graph=False)
-        if trial.expected is not None:
-            for spec, got, expected in zip(model.outputs, answer, trial.expected, strict=True):
-                wanted = _tile(expected, rows)
-                limit = tolerance if tolerance is not None else TOLERANCE.get(spec.datatype, 0.0)
-                if fault := difference(got, wanted, limit):
-                    raise EngineError(
-                        f"self-test: output {spec.name!r} at {rows} rows differs from the reference: {fault}"
-                    )
-        answers.append(answer)
-    return answers
-
-
-def check_graph(
-    lane: TensorRtLane, row_shapes: RowShapes, rows: int, trials: Sequence[Trial], plain: Sequence[Arrays]
-) -> None:
-    """Alternate the payloads on the graph: each must give its own plain answer, bit for bit.
-
-    Raises:
-        GraphDiffers: one did not.
-    """
-    for place in (0, 1, 0, 1):
-        answer = _run(lane, row_shapes, rows, trials[place].inputs, with_graph=True)
-        if not _same(answer, plain[place]):
-            again = _run(lane, row_shapes, rows, trials[place].inputs, with_graph=False)
-            if _same(again, plain[place]) or any(_far(a, b) for a, b in zip(answer, again, strict=True)):
-                raise GraphDiffers(f"the CUDA graph for {rows} rows does not give what the plain run gives")
+    return SelfTest(model, row_shapes, trials, tolerance)
 
 
 def difference(got: NDArray[Any], expected: NDArray[Any], tolerance: float) -> str:
@@ -113,14 +133,6 @@ def _far(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 def _same(answer: Arrays, other: Arrays) -> bool:
     return all(a.tobytes() == b.tobytes() for a, b in zip(answer, other, strict=True))
-
-
-def _run(lane: TensorRtLane, row_shapes: RowShapes, rows: int, inputs: Arrays, *, with_graph: bool) -> Arrays:
-    _, views = lane.open(row_shapes)
-    for view, array in zip(views, inputs, strict=True):
-        data = _tile(array, rows).tobytes()
-        view[: len(data)] = data
-    return lane.try_out(rows, with_graph=with_graph)
 
 
 def _tile(array: NDArray[Any], rows: int) -> NDArray[Any]:
