@@ -48,11 +48,13 @@ class MemoryDelivery:
         self._revoking: frozenset[Place] = frozenset()
         self._finish: Finish = lambda _places, _deadline: None
 
-    def send(self, value: bytes | None, *, partition: int = 0, headers: Headers | None = None) -> str:
+    def send(
+        self, value: bytes | None, *, partition: int = 0, key: bytes | None = None, headers: Headers | None = None
+    ) -> str:
         """Put a record into a partition; its source."""
         place = ("requests", partition)
         offset = self._offsets[place] = self._offsets.get(place, -1) + 1
-        record = FakeRecord(value, partition=partition, offset=offset, headers=headers)
+        record = FakeRecord(value, partition=partition, offset=offset, key=key, headers=headers)
         self.waiting.setdefault(place, deque()).append(record)
         return source_of(record)
 

@@ -73,9 +73,10 @@ class Rig:
             drain_timeout_s=drain_timeout_s,
         )
 
-    def ask(self, value: float, *, rows: int = 1, partition: int = 0, **fields: Any) -> str:
+    def ask(self, value: float, *, rows: int = 1, partition: int = 0, key: bytes | None = None, **fields: Any) -> str:
         """One request whose rows hold this number."""
-        return self.delivery.send(request_bytes(np.full((rows, 2), value, np.float32), **fields), partition=partition)
+        request = request_bytes(np.full((rows, 2), value, np.float32), **fields)
+        return self.delivery.send(request, partition=partition, key=key)
 
     def turn_until(self, is_reached: Callable[[], bool], timeout_s: float = 10.0) -> float:
         """Step until something holds; the seconds that took."""

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Producer
 
-from bench import answers, command, contestants, growth, latency, models, page, report
+from bench import answers, command, contestants, growth, latency, models, page, peers, report, throughput
 from bench.answers import CHECK_EVERY
 from bench.growth import Holding
 from bench.one_round import Figures
@@ -27,6 +27,7 @@ from bench.traffic import Order, Receipts, traffic
 from tests.conftest import MakeTopic
 from tests.kafka_server import KafkaCluster
 
+NOBODY = peers.Peer("no_such_package", ("no-such-package==1",), ())
 SMALL = Scenario("small", records=400, row_bytes=64, partitions=2)
 
 
@@ -171,6 +172,43 @@ def test_a_contestant_that_fails_is_told_of(tmp_path: Path) -> None:
 
 @BY_COMMAND
 @pytest.mark.broker
+def test_who_cannot_be_installed_is_left_out_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are measured, and nothing is wrong with that: exit code 0."""
+    for name in peers.PEERS:
+        monkeypatch.setitem(peers.PEERS, name, NOBODY)
+    monkeypatch.setattr(peers, "CACHE", tmp_path / "peers")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    how = ("--records", "500", "--warm-ups", "0", "--repetitions", "1", "--contestants", "raw", *peers.PEERS)
+    monkeypatch.setattr(sys, "argv", ["throughput", "--results", str(tmp_path), *how])
+    assert throughput.main() == 0
+    (file,) = tmp_path.glob("throughput-*.json")
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert list(document["medians"]) == ["raw"]
+    assert document["failed"] == {}
+    assert list(document["left_out"]) == list(peers.PEERS)
+    said = " ".join(capsys.readouterr().out.split())
+    for name in peers.PEERS:
+        assert f"note: {name} is left out: no-such-package==1 cannot be installed here" in said
+
+
+def test_an_installation_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that it leaves behind looks complete; also where pip takes for ever, or there is no disk for it."""
+    monkeypatch.setitem(peers.PEERS, "quix", NOBODY)
+    monkeypatch.setattr(peers, "CACHE", tmp_path / "peers")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    for _ in range(2):
+        assert "no-such-package==1 cannot be installed here" in peers.left_out(["raw", "quix", "quix"])["quix"]
+    monkeypatch.setattr(peers, "INSTALL_DEADLINE_S", 0.01)
+    assert "timed out" in peers.left_out(["quix"])["quix"]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(peers, "CACHE", tmp_path / "file")
+    assert "cannot be installed here" in peers.left_out(["quix"])["quix"]
+
+
+@BY_COMMAND
+@pytest.mark.broker
 def test_latency_is_measured(tmp_path: Path) -> None:
     """The command, with few records: every answer came, once."""
     how = (
@@ -215,10 +253,9 @@ def test_what_waits_because_nothing_goes_on_has_waited(
         staller.join()
     assert receipts.duplicates == 0
     assert not np.isnan(receipts.latency_s).any()
-    waited = np.sort(receipts.latency_s[receipts.latency_s > 0.1])
-    assert len(waited) >= 75
-    assert waited[-1] > 0.8
-    assert np.median(waited) > 0.3
+    assert np.count_nonzero(receipts.latency_s > 0.1) >= 75  # at least: a busy machine adds to it
+    assert np.count_nonzero(receipts.latency_s > 0.5) >= 40
+    assert np.nanmax(receipts.latency_s) > 0.8
 
 
 def test_percentiles_leave_the_start_out_and_count_what_is_missing() -> None:

@@ -20,7 +20,7 @@ from tests.pages import OPERATING, PAGES, README, ROOT, SETTINGS_FILE, TUNING, b
 from worker import config
 from worker.commands.app import app
 from worker.errors import FatalError
-from worker.kafka import consumer, producer
+from worker.kafka import group_client, producer
 from worker.metrics import Metrics
 
 MADE_LATER = {"bench/results/throughput.json"}  # by the command beside which it is named
@@ -192,7 +192,7 @@ def test_the_shipped_settings_load() -> None:
 def test_the_table_of_librdkafka_keys_is_the_code() -> None:
     """docs/tuning.md lists the worker's own choices with their values."""
     rows = re.findall(r"^\| `([a-z.]+)` \| `?([^|`]+?)`? \|", section(TUNING, "librdkafka keys"), re.MULTILINE)
-    assert {key: yaml.safe_load(value) for key, value in rows} == {**consumer.DEFAULTS, **producer.DEFAULTS}
+    assert {key: yaml.safe_load(value) for key, value in rows} == {**group_client.DEFAULTS, **producer.DEFAULTS}
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:

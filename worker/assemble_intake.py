@@ -62,7 +62,7 @@ def serve(link: Link, channel: socket.socket, memory: int) -> None:
     seats = SeatMemory(memory, hello.seats, hello.seat_bytes)
     backend = SeatBackend(channel, seats, hello.model, hello.labels, settings.engine.lane_timeout_s)
     with open_member(settings, backend, metrics, heartbeat) as member:
-        member.delivery.start()
+        member.delivery.check()
         since_s = time.monotonic()
 
         def report() -> Mapping[str, Any]:
@@ -78,7 +78,8 @@ def serve(link: Link, channel: socket.socket, memory: int) -> None:
         link.stop = member.pipeline.stop
         # A terminal's Ctrl-C is the engine process's; whoever ends a whole control group sends us this one, too.
         signal.signal(signal.SIGTERM, lambda _number, _frame: member.pipeline.stop())
-        link.tell({"serving": True})
+        link.tell({"serving": True})  # before it joins: who is killed while it joins is missed only by its session
+        member.delivery.join()
         link.start()
         quiet_the_collector()
         member.pipeline.run()

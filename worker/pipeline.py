@@ -74,7 +74,7 @@ class Pipeline:
         self._lane_states = LaneStates()
         self._is_held = False
         self._taken_s = self._looked_s = time.monotonic()  # when there was room; when we last polled
-        self._record_bytes = 1024.0  # moving average of a record's tensors
+        self._record_bytes = 1024.0  # moving average of a record's key and value
         self._is_stopping = False
         delivery.on_revoke(self._hand_over)
 
@@ -169,13 +169,11 @@ class Pipeline:
         if not tickets:
             return
         start_s = time.monotonic()
-        requests, refused = self._decoder.decode_all(tickets, start_s)
+        requests, refused, held_bytes = self._decoder.decode_all(tickets, start_s)
         self._placing.extend(requests)
-        size = sum([request.shape.total_bytes for request in requests])
         for ticket, error in refused:
             self._refuse(ticket, error.request_id, error.code, str(error))
-            size += len(ticket.record.value() or b"")
-        self._record_bytes = 0.8 * self._record_bytes + 0.2 * size / len(tickets) + 1
+        self._record_bytes = 0.8 * self._record_bytes + 0.2 * held_bytes / len(tickets) + 1
         self._metrics.stage_seconds.of["decode"].observe(time.monotonic() - start_s)
 
     def _place(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import methodcaller
 from typing import Protocol
 
 import msgspec
@@ -10,6 +11,8 @@ import msgspec
 from worker.tensors import RequestShape
 
 Headers = list[tuple[str, bytes | str | None]]
+
+_look_at_headers = methodcaller("headers")  # a plain call may not notice the error, and leave it to the next one
 
 
 class Record(Protocol):
@@ -33,6 +36,52 @@ class Ticket(Protocol):
     @property
     def source_prefix(self) -> str:
         """ "topic/partition/", to be followed by the offset."""
+
+
+class UnreadableHeaders:
+    """A record with a header that the client library cannot decode: another look at its headers ends the process.
+
+    It is refused, and what is told of it carries OMITTED in their place.
+    """
+
+    OMITTED: Headers = [("trt-worker-headers-omitted", "a header's name is not UTF-8")]  # noqa: RUF012  # never changed
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def topic(self) -> str:
+        return self._record.topic()
+
+    def partition(self) -> int:
+        return self._record.partition()
+
+    def offset(self) -> int:
+        return self._record.offset()
+
+    def key(self) -> bytes | None:
+        return self._record.key()
+
+    def value(self) -> bytes | None:
+        return self._record.value()
+
+    def headers(self) -> Headers:
+        return self.OMITTED
+
+    def timestamp(self) -> tuple[int, int]:
+        return self._record.timestamp()
+
+    def delivery_count(self) -> int | None:
+        """Only a share group's record has it."""
+        return self._record.delivery_count()  # type: ignore[attr-defined, no-any-return]
+
+
+def readable(record: Record) -> Record:
+    """The record, or what stands for it; to be asked once, before anybody looks at its headers."""
+    try:
+        _look_at_headers(record)
+    except SystemError:  # of C code that returns a result and an error at once
+        return UnreadableHeaders(record)
+    return record
 
 
 def source_of(record: Record) -> str:

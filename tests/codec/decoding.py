@@ -39,7 +39,7 @@ def taken_in(decoder: RequestDecoder, ticket: FakeTicket) -> Request:
     """Decode as an intake does: the first record of its form, one of a known form, and one by itself come out alike."""
     outcomes = []
     for _ in range(2):
-        requests, refused = decoder.decode_all([ticket], 12.5)
+        requests, refused, _ = decoder.decode_all([ticket], 12.5)
         assert len(requests) + len(refused) == 1
         outcomes.append(told(requests[0]) if requests else told(refused[0][1]))
     last: Request | RecordError

@@ -3,7 +3,8 @@
 What the JSON may ask for:
 
     abort_one_in     exactly_once: of so many transactions, one is aborted after its offsets were sent
-    mutant           no_rewind | early_commit: a worker that breaks the promise, for the tests of the tests
+    mutant           a worker that breaks the promise, for the tests of the tests:
+                     exactly_once: no_rewind | early_commit; at_least_once: unacknowledged
     batches          a scripted backend in place of ONNX Runtime: {"raise" | "abort" | "hang": value of a row}
 """
 
@@ -14,7 +15,7 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,39 +25,46 @@ from tests.records import model_of, spec
 from tests.scripted_backend import Abort, Action, Answer, Batch, Fail, Hang, ScriptedBackend
 from worker import assemble, cli
 from worker.config import Settings
-from worker.kafka import exactly_once
-from worker.kafka.exactly_once import ExactlyOnce, State
 from worker.kafka.ledger import Entry
+from worker.kafka.publishing import Acknowledged
+from worker.kafka.transaction_cycle import State, TransactionCycle
 
 COLUMNS = 144
 
 
 def abort_one_in(count: int) -> None:
     """Have transactions aborted at random."""
-    make = ExactlyOnce.__init__
+    make = TransactionCycle.__init__
     rng = random.Random(7)
 
-    def make_and_arm(self: ExactlyOnce, *arguments: Any, **options: Any) -> None:
+    def make_and_arm(self: TransactionCycle, *arguments: Any, **options: Any) -> None:
         make(self, *arguments, **options)
         self.transactions.should_abort = lambda: rng.randrange(count) == 0
 
-    ExactlyOnce.__init__ = make_and_arm  # type: ignore[method-assign]
+    TransactionCycle.__init__ = make_and_arm  # type: ignore[method-assign]
 
 
-def no_rewind(self: ExactlyOnce) -> None:
+def no_rewind(self: TransactionCycle) -> None:
     """Go on reading where the aborted transaction stood."""
     self._reports.failed.clear()
     self._state = State.IDLE
 
 
-def early_commit(self: ExactlyOnce, max_records: int, timeout_s: float) -> list[Entry]:
+def early_commit(self: TransactionCycle, max_records: int, timeout_s: float) -> list[Entry]:
     """Commit a record as soon as it is read."""
-    entries = super(ExactlyOnce, self).take(max_records, timeout_s)
+    entries = super(TransactionCycle, self).take(max_records, timeout_s)
     ends = {(entry.ledger.topic, entry.ledger.partition): entry.record.offset() + 1 for entry in entries}
     if ends:
         offsets = [TopicPartition(*place, offset) for place, offset in ends.items()]
         self.consumer._client.commit(offsets=offsets, asynchronous=True)
     return entries
+
+
+def unacknowledged(self: Acknowledged, sent: Iterable[Entry]) -> None:
+    """Let a record be done as soon as the client library has its answer; nobody waits for the broker."""
+    for entry in sent:
+        entry.is_done = True
+        self._reports.done.append(entry)
 
 
 def scripted(values: dict[str, float]) -> None:
@@ -85,9 +93,11 @@ def main() -> None:
         abort_one_in(count)
     match options.get("mutant"):
         case "no_rewind":
-            exactly_once.ExactlyOnce._resume = no_rewind  # type: ignore[method-assign]
+            TransactionCycle._resume = no_rewind  # type: ignore[method-assign]
         case "early_commit":
-            exactly_once.ExactlyOnce.take = early_commit  # type: ignore[method-assign]
+            TransactionCycle.take = early_commit  # type: ignore[method-assign]
+        case "unacknowledged":
+            Acknowledged._look_at = unacknowledged  # type: ignore[method-assign]
     if (values := options.get("batches")) is not None:
         scripted(values)
     sys.argv = ["trt-worker", "run", "--config", config]

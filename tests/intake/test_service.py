@@ -141,7 +141,7 @@ def test_sigterm_under_load_drains_them_all(site: Site, flow: Flow) -> None:
     assert second.status()["records"]["settled"] == expected
     assert metric(second, "trt_worker_lanes ") == 3
     second.process.send_signal(signal.SIGINT)
-    assert await_that(lambda: second.exit_code is not None)
+    assert await_that(lambda: second.exit_code is not None, 60.0), second.log.read_text()[-3000:]
     assert second.exit_code == 0
     assert lag(site.servers, site.group, published(count)) == 0
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from tests.kafka.transactional_client import TransactionalClient
 from tests.records import FakeRecord
-from worker.kafka import transactions
+from worker.errors import KafkaRefused
+from worker.kafka import recovery, transactions
 from worker.kafka.caution import GROUP_RECORDS, LEAST_CAREFUL, RUN
 from worker.kafka.connection import Connection
 from worker.kafka.exactly_once import ExactlyOnce
@@ -20,6 +21,8 @@ from worker.kafka.ledger import Entry
 from worker.sections import DeliverySettings, KafkaSettings
 
 ABORT = KafkaError(KafkaError.UNKNOWN_MEMBER_ID, "somebody else's", txn_requires_abort=True)
+TOO_LARGE = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large")
+NO_TRANSACTION = KafkaError(KafkaError._STATE, "producing is not allowed in this transaction")
 PLACE = ("requests", 0)
 
 
@@ -27,6 +30,16 @@ class Read(FakeRecord):
     """A record as the consumer gives it."""
 
     def error(self) -> None: ...
+
+
+class Sent:
+    """What a delivery report is about."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+
+    def topic(self) -> str:
+        return self._topic
 
 
 class Group:
@@ -202,6 +215,42 @@ def test_a_hold_outlives_the_recovery(site: Site) -> None:
     site.mode.hold(True)
     site.until(lambda: site.producer.calls[-1] == "abort" and not site.mode.unacknowledged)
     assert site.mode.consumer.is_held
+
+
+def test_a_batch_too_large_for_its_topic_is_seen_by_its_report_not_by_the_call_that_fails_first() -> None:
+    """The client refuses the next answers before it tells why; who looks no further keeps the batches as they are."""
+    site = Site(commit_interval_ms=60_000)
+    entries = site.take(4)
+    site.until(lambda: not site.mode.unacknowledged)
+    site.answer(entries[:2])
+    site.mode.settle(0.0)
+    site.producer.report = lambda: entries[0].delivered(TOO_LARGE, cast("Message", Sent("results")))
+    site.producer.troubles["produce"] = [NO_TRANSACTION] * 2
+    site.answer(entries[2:])
+    site.mode.settle(0.0)
+    site.until(lambda: not site.mode.unacknowledged)
+    assert len(site.producers) == 2
+    assert site.producer.config["batch.size"] < 1_000_000
+    site.mode.close()
+
+
+def test_a_transaction_that_fails_again_and_again_ends_the_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output partition that takes nothing, with a coordinator that does; a success in between counts."""
+    monkeypatch.setattr(recovery, "PATIENCE_S", 1.0)
+    site.answer(site.take(3))
+    site.until(site.commits(3))
+    site.group.commit = (3, "")
+    give_up_s = time.monotonic() + 20
+
+    def fail_for_ever() -> None:
+        while time.monotonic() < give_up_s:
+            site.producer.troubles["commit"] = [ABORT]
+            site.group.end = 5
+            site.answer(site.mode.take(100, 0.01))
+            site.mode.settle(0.001)
+
+    with pytest.raises(KafkaRefused, match="no transaction could be committed for"):
+        fail_for_ever()
 
 
 def test_whoever_is_no_member_commits_nothing(site: Site) -> None:

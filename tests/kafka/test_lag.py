@@ -25,7 +25,7 @@ def ledger() -> PartitionLedger:
 
 def test_what_is_not_settled_is_behind(ledger: PartitionLedger) -> None:
     """Also what was taken in; nothing has to be committed for it to count."""
-    entries = [ledger.admit(FakeRecord(b"", partition=3, offset=offset)) for offset in (10, 11, 12)]
+    entries = ledger.admit(FakeRecord(b"", partition=3, offset=offset) for offset in (10, 11, 12))
     told = {"ls_offset": 20, "app_offset": 13, "committed_offset": UNKNOWN, "consumer_lag": -1}
     assert lag(ledger, **told) == 10
     entries[0].is_done = True
@@ -35,7 +35,7 @@ def test_what_is_not_settled_is_behind(ledger: PartitionLedger) -> None:
 
 def test_control_records_at_the_end_are_nothing_to_wait_for(ledger: PartitionLedger) -> None:
     """The client's position is behind them, once all is settled."""
-    ledger.admit(FakeRecord(b"", partition=3, offset=10)).is_done = True
+    ledger.admit([FakeRecord(b"", partition=3, offset=10)])[0].is_done = True
     ledger.settle()
     assert lag(ledger, ls_offset=12, app_offset=12) == 0
 

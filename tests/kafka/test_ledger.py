@@ -12,7 +12,7 @@ from worker.kafka.ledger import Entry, PartitionLedger, Reports
 
 def ledger_of(*offsets: int) -> tuple[PartitionLedger, list[Entry]]:
     ledger = PartitionLedger("requests", 3, Reports())
-    return ledger, [ledger.admit(FakeRecord(b"", partition=3, offset=offset)) for offset in offsets]
+    return ledger, ledger.admit(FakeRecord(b"", partition=3, offset=offset) for offset in offsets)
 
 
 def answer(entry: Entry) -> None:
@@ -143,7 +143,7 @@ def test_new_records_join_behind_the_old_ones() -> None:
     ledger, (first,) = ledger_of(1)
     answer(first)
     assert published(ledger) == [1]
-    second = ledger.admit(FakeRecord(b"", offset=2))
+    (second,) = ledger.admit([FakeRecord(b"", offset=2)])
     answer(second)
     assert published(ledger) == [2]
     first.is_done = second.is_done = True

@@ -126,7 +126,7 @@ class Mode(Acknowledged):
     def consumer(self) -> Membership:
         raise NotImplementedError
 
-    def start(self) -> None: ...
+    def join(self) -> None: ...
 
     def in_flight(self, places: frozenset[tuple[str, int]] | None = None) -> int:
         return len(self.ledger)
@@ -137,10 +137,10 @@ class Mode(Acknowledged):
 
     def take(self, *values: bytes | None, key: bytes | None = None, headers: Headers | None = None) -> list[Entry]:
         start = len(self.ledger)
-        return [
-            self.ledger.admit(FakeRecord(value, partition=1, offset=start + place, key=key, headers=headers))
+        return self.ledger.admit(
+            FakeRecord(value, partition=1, offset=start + place, key=key, headers=headers)
             for place, value in enumerate(values)
-        ]
+        )
 
     def settle_all(self) -> None:
         for _ in range(50):
@@ -277,3 +277,18 @@ def test_where_nothing_may_be_published_the_record_is_done_at_once() -> None:
     mode.settle_all()
     assert producer.taken == []
     assert mode.settled == [entry]
+
+
+@pytest.mark.parametrize("tiny", [["dead"], ["results"], ["dead", "results"]], ids="-".join)
+@pytest.mark.parametrize("batch_bytes", [10_000, 0], ids=["batches", "alone"])
+def test_what_a_topic_never_takes_holds_nothing_up(tiny: list[str], batch_bytes: int) -> None:
+    """errors_to: both. What the other topic takes is acknowledged, before or after; the record is settled once."""
+    mode = Mode(producer := Producer(dict.fromkeys(tiny, 1), batch_bytes=batch_bytes))
+    first, second, third = mode.take(b"1", b"2", b"3")
+    for entry in (first, second, third):
+        mode.refuse(entry, b"error", list(OURS), "malformed", "why")
+    mode.settle_all()
+    assert sorted(map(id, mode.settled)) == sorted(map(id, (first, second, third)))
+    assert len(mode.ledger) == 0
+    assert len(values(producer)) == (0 if "results" in tiny else 3)
+    assert len(values(producer, "dead")) == (0 if "dead" in tiny else 3)

@@ -11,7 +11,7 @@ DEAD: Outgoing = ("dead", b"y" * 50, None, [])
 
 
 def answered(offset: int) -> Entry:
-    entry = PartitionLedger("requests", 0, Reports()).admit(FakeRecord(b"", offset=offset))
+    (entry,) = PartitionLedger("requests", 0, Reports()).admit([FakeRecord(b"", offset=offset)])
     entry.answer([LARGE, DEAD])
     return entry
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+
+def _nothing() -> None: ...
 
 
 class TransactionalClient:
@@ -18,6 +22,7 @@ class TransactionalClient:
         self.offsets: list[TopicPartition] = []  # of the present transaction
         self.published: list[bytes | None] = []  # in the present transaction
         self.troubles: dict[str, list[KafkaError]] = defaultdict(list)
+        self.report: Callable[[], object] = _nothing  # what the next poll has to say
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
@@ -39,9 +44,13 @@ class TransactionalClient:
         self._called("abort")
 
     def produce(self, _topic: str, value: bytes | None, *_more: Any) -> None:
+        if self.troubles["produce"]:
+            raise KafkaException(self.troubles["produce"].pop(0))
         self.published.append(value)
 
-    def poll(self, _timeout_s: float) -> None: ...
+    def poll(self, _timeout_s: float) -> None:
+        self.report, report = _nothing, self.report
+        report()
 
     def __len__(self) -> int:
         return 0  # all is acknowledged at once

@@ -101,7 +101,7 @@ FAULTS: dict[str, tuple[str, str, Mapping[str, str | None], str]] = {
     "no TLS": ("LOGIN", NUMBER, {"security_protocol": "sasl_plaintext"}, "no broker answered.*protocol sasl_plaintext"),
     "neither": ("LOGIN", NUMBER, {**NO_LOGIN, "security_protocol": None}, "no broker answered.*protocol plaintext"),
     "TLS to a plain port": ("PLAINTEXT", NUMBER, {}, "no broker answered.*SSL.*protocol sasl_ssl"),
-    "no certificate": ("MUTUAL", NUMBER, {**NO_LOGIN, "security_protocol": "ssl"}, "certificate required"),
+    "no certificate": ("MUTUAL", NUMBER, {**NO_LOGIN, "security_protocol": "ssl"}, "certificate.*certificate.location"),
 }
 
 

@@ -12,7 +12,7 @@ from worker.codec.loose import NOT_MSGPACK, LooseDecoder
 from worker.codec.shapes import RequestShapes
 from worker.codec.wire import WireRequest
 from worker.errors import RecordError
-from worker.records import Record, Request, Ticket, source_of
+from worker.records import Record, Request, Ticket, UnreadableHeaders, source_of
 from worker.sections import LimitSettings
 from worker.tensors import ModelSpec, RequestShape
 
@@ -44,11 +44,15 @@ class RequestDecoder:
 
     def decode_all(
         self, tickets: Sequence[Ticket], taken_s: float
-    ) -> tuple[list[Request], list[tuple[Ticket, RecordError]]]:
+    ) -> tuple[list[Request], list[tuple[Ticket, RecordError]], int]:
         """The requests of one intake, and what could not be decoded, each in order; see decode().
 
         Here the common record goes without a call of its own: typed, one tensor of a known form, no deadline.
+
+        Returns:
+            Requests, refusals, and the bytes of all keys and values, which stay in memory as long as their tickets.
         """
+        held_bytes = 0
         requests: list[Request] = []
         refused: list[tuple[Ticket, RecordError]] = []
         strict, of_one, max_bytes, has_ttl = (
@@ -60,6 +64,7 @@ class RequestDecoder:
         for ticket in tickets:
             record = ticket.record
             value = record.value()
+            held_bytes += len(value or b"") + len(record.key() or b"")
             if value is not None and len(value) <= max_bytes and not has_ttl and not record.headers():
                 try:
                     wire = strict(value)
@@ -79,7 +84,7 @@ class RequestDecoder:
                 requests.append(self.decode(ticket, taken_s))
             except RecordError as error:
                 refused.append((ticket, error))
-        return requests, refused
+        return requests, refused, held_bytes
 
     def decode(self, ticket: Ticket, taken_s: float) -> Request:
         """The validated request of a record.
@@ -95,6 +100,8 @@ class RequestDecoder:
             RecordError: it cannot be served; nothing else is ever raised for what a record holds.
         """
         record = ticket.record
+        if isinstance(record, UnreadableHeaders):
+            raise RecordError("malformed", "the name of one of the record's headers is not UTF-8")
         value = record.value()
         if value is None:
             raise RecordError("malformed", "the record has no value (a tombstone)")

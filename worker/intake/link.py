@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import socket
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from worker.errors import FatalError, GpuError
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 0.2  # between looks whether we are calm
 CALM_LOOKS = 5  # so often in a row
@@ -63,7 +66,7 @@ class Link:
         try:
             while (command := self._next(LOOK_S)) is not None:
                 if "ask" in command:
-                    self.tell({"report": self.report(), "number": command["ask"]})
+                    self.tell({**self._reported(), "number": command["ask"]})
                 elif "stop" in command:
                     self.stop()
                 elif "leave" in command:
@@ -71,10 +74,21 @@ class Link:
                 self._look()
         except OSError:
             pass
+        except Exception:  # whoever does not hear "stop" any more must not go on
+            log.exception("the link to the engine process failed")
+            self.stop()
         self.may_leave.set()
         timer = threading.Timer(CLOSING_S, os._exit, (GpuError.exit_code,))
         timer.daemon = True
         timer.start()
+
+    def _reported(self) -> Mapping[str, Any]:
+        """The report; without it the last one counts."""
+        try:
+            return {"report": self.report()}
+        except Exception:  # one that fails must not cost the next ones
+            log.exception("a report failed")
+            return {}
 
     def _look(self) -> None:
         now_s = time.monotonic()

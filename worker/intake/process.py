@@ -110,8 +110,9 @@ class IntakeProcess:
 
     def _note(self, news: Mapping[str, Any]) -> None:
         with self._news:
-            if "report" in news:
-                self.report, self.reported_s = news["report"], time.monotonic()
+            if "number" in news:
+                if "report" in news:
+                    self.report, self.reported_s = news["report"], time.monotonic()
                 self._answered = news["number"]
                 self._news.notify_all()
             elif "fatal" in news:

@@ -11,8 +11,8 @@ from confluent_kafka import KafkaException, Message
 from worker.deadline import Deadline
 from worker.kafka.caution import GROUP_RECORDS, Caution
 from worker.kafka.connection import Connection
-from worker.kafka.consumer import GroupConsumer, Place
-from worker.kafka.ledger import Entry
+from worker.kafka.consumer import GroupConsumer
+from worker.kafka.ledger import Entry, Place
 from worker.kafka.producer import ResultProducer
 from worker.kafka.publishing import Publishing
 from worker.sections import ClientValue, DeliverySettings, KafkaSettings
@@ -46,10 +46,11 @@ class Answers(Publishing):
         self._caution = Caution(delivery.max_attempts)
         self._leaving: frozenset[Place] = frozenset()  # partitions whose next commit is the last
         self._consumer = GroupConsumer(kafka, connection, self._reports, consumer_keys)
+        self._consumer.on_admit = lambda ledger, count: self.on_taken(ledger, count)
         self._consumer.on_assign = self._caution.assign
         self._consumer.on_revoke = self._revoke
         self._consumer.on_forget = self._caution.forget
-        self._consumer.metadata_of = self._metadata_of
+        self._consumer.offsets.metadata_of = self._metadata_of
         self._finish: Finish = lambda _places, _deadline: None
 
     @property
@@ -57,13 +58,7 @@ class Answers(Publishing):
         """The group membership: assignments, and hooks for metrics."""
         return self._consumer
 
-    def start(self) -> None:
-        """See that the cluster and the topics are there, then join the group.
-
-        Raises:
-            KafkaRefused: no broker, no login, or a topic is missing.
-        """
-        self._check()
+    def join(self) -> None:
         self._consumer.subscribe()
 
     def on_revoke(self, finish: Finish) -> None:
@@ -83,10 +78,8 @@ class Answers(Publishing):
                 entries = consumer.admit(messages)
         else:
             entries = self._next_group()
-        if entries:
-            if caution.unmarked and any(len(consumer.ledgers[place]) for place in caution.unmarked):
-                self._write_marks()  # failing that, the next take tries again; the records run all the same
-            self.on_taken(entries)
+        if entries and caution.unmarked and any(len(consumer.ledgers[place]) for place in caution.unmarked):
+            self._write_marks()  # failing that, the next take tries again; the records run all the same
         return entries
 
     def in_flight(self, places: frozenset[Place] | None = None) -> int:
@@ -121,7 +114,7 @@ class Answers(Publishing):
     def _metadata_of(self, place: Place) -> str:
         if place in self._leaving and not self.in_flight(frozenset((place,))):
             return self._caution.last_mark(place)
-        if place not in self._caution.unmarked and (records := self._consumer.reach(place)) is not None:
+        if place not in self._caution.unmarked and (records := self._consumer.offsets.reach(place)) is not None:
             self._caution.reach(place, records)
         return self._caution.mark(place)
 
@@ -141,7 +134,6 @@ class Answers(Publishing):
             why = f"the process died {caution.deaths(place)} times with this record in it, the last time with no other"
             log.error("%s/%d/%d becomes a dead letter: %s", *place, offset, why)
             caution.give_up(place)
-            self.on_taken([entry])
             self.refuse(entry, *self.explain(entry, "inference_failed", why))
             return []
         count = caution.group(sources)
@@ -161,17 +153,19 @@ class Answers(Publishing):
     def _read_marks(self) -> bool:
         """Learn what the predecessors of newly assigned partitions left; False where nobody answered."""
         try:
-            answered = self._consumer.committed(self._caution.unread, MARKS_TIMEOUT_S)
+            answered = self._consumer.offsets.committed(self._caution.unread, MARKS_TIMEOUT_S)
         except KafkaException as error:
             log.warning("cannot read the committed offsets yet: %s", error.args[0].str())
             return False
         for each in answered:
             self._caution.note((each.topic, each.partition), each.offset, each.metadata)
-        self._consumer.note(each for each in answered if each.offset >= 0)
+        self._consumer.offsets.note(each for each in answered if each.offset >= 0)
         return True
 
     def _write_marks(self) -> bool:
         if not self._commit_marks():
             return False
-        self._caution.unmarked = {place for place in self._caution.unmarked if not self._consumer.is_noted(place)}
+        self._caution.unmarked = {
+            place for place in self._caution.unmarked if not self._consumer.offsets.is_noted(place)
+        }
         return True

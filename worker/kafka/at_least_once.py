@@ -8,8 +8,7 @@ import time
 from worker.deadline import Deadline
 from worker.kafka.answers import Answers
 from worker.kafka.connection import Connection
-from worker.kafka.consumer import Place
-from worker.kafka.ledger import Entry
+from worker.kafka.ledger import Entry, Place
 from worker.kafka.producer import ResultProducer
 from worker.kafka.publishing import Acknowledged
 from worker.sections import DeliverySettings, KafkaSettings
@@ -28,7 +27,7 @@ class AtLeastOnce(Answers, Acknowledged):
         super().__init__(kafka, delivery, connection, ResultProducer(kafka, connection))
         self._commit_interval_s = (delivery.commit_interval_ms or COMMIT_INTERVAL_MS) / 1000
         self._next_commit_s = 0.0
-        self._is_reachable = True  # whether the last commit was answered
+        self._is_last_made = False  # the last commit, or the attempt; the client's own wait would know no deadline
 
     def settle(self, timeout_s: float) -> None:
         super().settle(timeout_s)
@@ -41,15 +40,12 @@ class AtLeastOnce(Answers, Acknowledged):
         self._leaving = frozenset(self._consumer.ledgers)
         deadline = Deadline(COMMIT_TIMEOUT_S)
         self._consumer.hold(True)  # no more records; but the group may be changing, and that must go on meanwhile
-        while not (is_committed := self._consumer.commit_within(deadline.left_s)) and not deadline.is_over:
+        while not self._consumer.commit_within(deadline.left_s) and not deadline.is_over:
             self._consumer.keep(self._consumer.fetch(1, 0.05))
-        self._is_reachable = is_committed
+        self._is_last_made = True
 
     def close(self) -> None:
-        if self._is_reachable:
-            self._consumer.on_revoke = self._commit_settled
-        else:  # the client's own wait for an answer would outlast every deadline
-            self._consumer.on_revoke = lambda _places: None
+        self._consumer.on_revoke = (lambda _places: None) if self._is_last_made else self._commit_settled
         self._consumer.close()
         self._producer.close()
 
@@ -64,9 +60,9 @@ class AtLeastOnce(Answers, Acknowledged):
             log.warning(
                 "%d records of revoked partitions were not answered in time; the next owner reads them again", left
             )
-        self._leaving = places
+        self._leaving |= places
         self._commit_settled(places)
-        self._leaving = frozenset()
+        self._leaving -= places
 
     def _commit_settled(self, places: frozenset[Place]) -> None:
         self._consumer.commit(wait=True, places=places)

@@ -11,7 +11,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, ShareConsumer
 
 from worker.errors import ConfigError, KafkaRefused
-from worker.kafka.remedies import with_remedy
+from worker.kafka.remedies import of_silence, with_remedy
 from worker.logs import Repeats
 from worker.sections import KafkaSettings
 
@@ -141,8 +141,7 @@ class Connection:
                 reason = self._last_error or error.args[0].str()
                 raise KafkaRefused(
                     f"kafka.bootstrap_servers is {self._settings.bootstrap_servers}: no broker answered in "
-                    f"{self._settings.startup_timeout_s:g} s ({reason}); check the address, that the broker is up, and "
-                    f"that it expects security.protocol {self._settings.client.get('security.protocol', 'plaintext')}"
+                    f"{self._settings.startup_timeout_s:g} s ({reason}); {of_silence(reason, self._settings)}"
                 ) from error
         self._was_reached = True
         rights = {topic: "Read" for topic in read if not topic.startswith("^")} | dict.fromkeys(written, "Write")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,26 +13,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from worker.errors import KafkaRefused
 from worker.kafka.connection import Connection
-from worker.kafka.ledger import Entry, PartitionLedger, Reports
+from worker.kafka.group_client import open_group_client
+from worker.kafka.ledger import Entry, PartitionLedger, Place, Reports
+from worker.kafka.offsets import Offsets
 from worker.sections import ClientValue, KafkaSettings
 
 log = logging.getLogger(__name__)
 
-Place = tuple[str, int]  # (topic, partition)
-
-DEFAULTS = {
-    "auto.offset.reset": "earliest",
-    "partition.assignment.strategy": "cooperative-sticky",
-    "fetch.wait.max.ms": 100,
-    "fetch.error.backoff.ms": 50,
-    "fetch.queue.backoff.ms": 5,  # how long a full queue waits before it fetches again; librdkafka's default: a second
-    "queued.max.messages.kbytes": 16 * 1024,
-    "fetch.max.bytes": 8 * 1024 * 1024,
-    "max.partition.fetch.bytes": 4 * 1024 * 1024,
-    "topic.metadata.refresh.interval.ms": 60_000,
-}
-CLASSIC_ONLY = ("partition.assignment.strategy",)  # librdkafka refuses them with group.protocol: consumer
 SEEK_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 10.0
 MANY_BYTES = 32 << 20  # of records that wait for the answer to a commit
 
 
@@ -51,35 +41,23 @@ class GroupConsumer:
         reports: where the ledgers' messages are reported.
         forced: keys of the delivery mode, over the user's.
         """
-        own = {**settings.client, **settings.consumer}
-        defaults = dict(DEFAULTS)
-        if own.get("group.protocol") == "consumer":
-            defaults = {key: value for key, value in DEFAULTS.items() if key not in CLASSIC_ONLY}
-        always = {
-            "group.id": settings.group_id,
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "on_commit": self._on_commit,
-            **(forced or {}),
-        }
         self._connection = connection
-        self._client = connection.open_client(Consumer, "consumer", defaults, {**settings.consumer, **always})
+        self._client = open_group_client(settings, connection, {"on_commit": self._on_commit, **(forced or {})})
         self._topics = list(settings.input_topics)
         self._is_held = False
         self._is_mixed = False  # held, and partitions came after that, which are not
         self._answered: list[bool] = []  # how the commits went since somebody waits for one
-        self.is_fetching = False  # rebalance callbacks run inside fetch()
-        self._committed: dict[Place, tuple[int, str]] = {}  # what was last sent to be committed: offset, metadata
         self.in_flight = 0  # entries of all ledgers that are not settled
         self._reports = reports
         self.ledgers: dict[Place, PartitionLedger] = {}
-        self.waiting: deque[Message] = deque()  # read, and not yet in a ledger
+        self.waiting: deque[Message] = deque()  # read, and not yet in a ledger; always the same one
+        self.offsets = Offsets(self._client, self.ledgers, self.waiting)
         self.on_assign: Callable[[frozenset[Place]], None] = lambda _places: None
         self.on_revoke: Callable[[frozenset[Place]], None] = lambda _places: None  # before they are forgotten
         self.on_forget: Callable[[frozenset[Place]], None] = lambda _places: None  # revoked or lost
+        self.on_admit: Callable[[PartitionLedger, int], None] = lambda _ledger, _count: None
         self.on_rebalance: Callable[[str], None] = lambda _kind: None  # assign, revoke or lost
         self.on_commit: Callable[[str], None] = lambda _outcome: None  # ok or failed
-        self.metadata_of: Callable[[Place], str] = lambda _place: ""  # what a commit says besides the offset
 
     def subscribe(self) -> None:
         """Join the group; partitions arrive through fetch()."""
@@ -92,31 +70,39 @@ class GroupConsumer:
             KafkaRefused: the cluster will not have us.
         """
         messages: Sequence[Message] = ()
-        self.is_fetching = True  # what is in this method's hands is behind the position, and in no ledger
+        self.offsets.is_reading = True
         try:
             if timeout_s > 0 and (first := self._client.poll(timeout_s)) is not None:
                 messages = [first, *self._client.consume(max_records - 1, 0)] if max_records > 1 else [first]
             elif timeout_s <= 0:
                 messages = self._client.consume(max_records, 0)
         finally:
-            self.is_fetching = False
+            self.offsets.is_reading = False
         self._connection.raise_refusal()
         return list(messages)
 
     def admit(self, messages: Iterable[Message]) -> list[Entry]:
         """Put fetched records into the ledgers of their partitions; drop those that were handed over meanwhile."""
-        entries = list[Entry]()
-        topic, partition, ledger = None, None, None
+        entries, run = list[Entry](), list[Message]()
+        topic, partition = None, None
         for message in messages:
             if (error := message.error()) is not None:
                 self.failed(error)
                 continue
             if message.partition() != partition or message.topic() != topic:  # they come in long runs
-                topic, partition = message.topic(), message.partition()
-                ledger = self.ledgers.get((topic, partition))  # type: ignore[arg-type]  # consumed: never None
-            if ledger is not None:
-                entries.append(ledger.admit(message))  # type: ignore[arg-type]  # see records.Record
+                entries += self._admit_run(topic, partition, run)
+                topic, partition, run = message.topic(), message.partition(), []
+            run.append(message)
+        entries += self._admit_run(topic, partition, run)
         self.in_flight += len(entries)
+        return entries
+
+    def _admit_run(self, topic: str | None, partition: int | None, run: list[Message]) -> list[Entry]:
+        ledger = self.ledgers.get((topic, partition))  # type: ignore[arg-type]  # consumed: never None
+        if ledger is None or not run:
+            return []
+        entries = ledger.admit(run)  # type: ignore[arg-type]  # see records.Record
+        self.on_admit(ledger, len(entries))
         return entries
 
     def settle(self, ledgers: Iterable[PartitionLedger]) -> None:
@@ -140,19 +126,10 @@ class GroupConsumer:
     def is_held(self) -> bool:
         return self._is_held
 
-    def due(self, places: frozenset[Place] | None = None) -> list[TopicPartition]:
-        """Offsets, with their metadata, that are settled and were not sent to be committed before."""
-        found = []
-        for place, ledger in self.ledgers.items():
-            if places is not None and place not in places:
-                continue
-            offset = self._committable(ledger)
-            if offset is None:
-                continue
-            metadata = self.metadata_of(place)
-            if self._committed.get(place) != (offset, metadata):
-                found.append(TopicPartition(*place, offset, metadata=metadata))
-        return found
+    @property
+    def is_fetching(self) -> bool:
+        """Rebalance callbacks run inside fetch()."""
+        return self.offsets.is_reading
 
     def commit(self, *, wait: bool = False, places: frozenset[Place] | None = None) -> bool:
         """Commit what is due.
@@ -164,10 +141,10 @@ class GroupConsumer:
         Returns:
             False where it is known to have failed; it is due again then.
         """
-        offsets = self.due(places)
+        offsets = self.offsets.due(places)
         if not offsets:
             return True
-        self.note(offsets)
+        self.offsets.note(offsets)
         try:
             if wait:
                 answered = self._client.commit(offsets=offsets, asynchronous=False)
@@ -183,7 +160,7 @@ class GroupConsumer:
         Records that arrive meanwhile are left in `waiting`; when they are many bytes, the partitions are paused.
         """
         self._answered.clear()
-        if not self.due():
+        if not self.offsets.due():
             return True
         if not self.commit():
             return False
@@ -205,43 +182,6 @@ class GroupConsumer:
                 self.failed(error)
             else:
                 self.waiting.append(message)
-
-    def note(self, offsets: Iterable[TopicPartition]) -> None:
-        """These are committed, or sent to be: they are not due again."""
-        for each in offsets:
-            self._committed[(each.topic, each.partition)] = (each.offset, each.metadata or "")
-
-    def noted(self, places: Iterable[Place]) -> list[TopicPartition]:
-        """The last commits of these partitions again, where their metadata should be other by now."""
-        found = []
-        for place in places:
-            offset, metadata = self._committed.get(place, (None, ""))
-            if offset is not None and (now := self.metadata_of(place)) != metadata:
-                found.append(TopicPartition(*place, offset, metadata=now))
-        return found
-
-    def is_noted(self, place: Place) -> bool:
-        """Whether a commit of this partition was made, or read."""
-        return place in self._committed
-
-    def reach(self, place: Place) -> int | None:
-        """How many records were taken in behind the last commit; None where none is known."""
-        ledger, (offset, _) = self.ledgers.get(place), self._committed.get(place, (None, ""))
-        if ledger is None or offset is None:
-            return None
-        return 0 if ledger.start is None else max(0, ledger.start + len(ledger) - offset)
-
-    def committed(self, places: Iterable[Place], timeout_s: float) -> list[TopicPartition]:
-        """Offsets and metadata that the group has committed; with read_committed it waits for open transactions.
-
-        Raises:
-            KafkaException: no answer, or not for every partition.
-        """
-        answered = self._client.committed([TopicPartition(*place) for place in places], timeout=timeout_s)
-        for each in answered:
-            if each.error is not None:
-                raise KafkaException(each.error)
-        return answered
 
     def group_metadata(self) -> object | None:
         """Who we are, for send_offsets_to_transaction; None while we are no member.
@@ -291,24 +231,12 @@ class GroupConsumer:
                 time.sleep(0.05)
 
     def close(self) -> None:
-        """Leave the group; what is not committed goes to the successor."""
-        self._client.close()
-
-    def position(self, ledger: PartitionLedger, settled: int | None) -> int | None:
-        """`settled`, or the place behind the control records that follow it, where nothing else was read."""
-        if self.is_fetching:
-            return settled
-        for message in self.waiting:
-            if message.partition() == ledger.partition and message.topic() == ledger.topic:
-                return message.offset()
-        (here,) = self._client.position([TopicPartition(ledger.topic, ledger.partition)])
-        return settled if here.offset < 0 else max(here.offset, settled or 0)
-
-    def _committable(self, ledger: PartitionLedger) -> int | None:
-        """Where a successor would start. With nothing in flight that is the position, behind control records too."""
-        if len(ledger):
-            return ledger.start
-        return self.position(ledger, ledger.next_offset)
+        """Leave the group; what is not committed goes to the successor. The client's own wait knows no deadline."""
+        leaving = threading.Thread(target=self._client.close, name="leaving", daemon=True)
+        leaving.start()
+        leaving.join(CLOSE_TIMEOUT_S)
+        if leaving.is_alive():
+            log.warning("the group does not let us go in %g s; it will miss us", CLOSE_TIMEOUT_S)
 
     def failed(self, error: KafkaError) -> None:
         """Judge what the client gave in place of a record.
@@ -359,20 +287,19 @@ class GroupConsumer:
         if self._is_held:  # a pause outlives the assignment: a partition that came back would never be read
             with contextlib.suppress(KafkaException):
                 self._client.resume([TopicPartition(*place) for place in places])
+        self.offsets.forget(places)
         for place in places:
-            self._committed.pop(place, None)
             if (ledger := self.ledgers.pop(place, None)) is not None:
                 ledger.is_revoked = True
                 self.in_flight -= len(ledger)
-        self.waiting = deque(
-            message for message in self.waiting if (message.topic(), message.partition()) not in places
-        )
+        kept = [message for message in self.waiting if (message.topic(), message.partition()) not in places]
+        self.waiting.clear()
+        self.waiting.extend(kept)
         self.on_forget(places)
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> bool:
         failed = [partition for partition in partitions if error is not None or partition.error is not None]
-        for partition in failed:
-            self._committed.pop((partition.topic, partition.partition), None)  # due again at the next commit
+        self.offsets.forget((each.topic, each.partition) for each in failed)  # due again at the next commit
         if failed:
             cause = error or failed[0].error
             if cause is not None:

@@ -1,134 +1,29 @@
 """Delivery mode exactly_once: answers and the offsets of their records in one transaction.
 
-    idle --(something to publish)--> open --(due)--> closing --(all acknowledged)--> committing --> idle
-                                        \\_________________ anything goes wrong ______________/
-                                                              recovering --> idle
-
-A transaction takes what is publishable until it is due; then its answers are flushed, and the offsets sent and
-committed by a thread, while intake, lanes and encoding go on and the next transaction's answers gather in the ledgers.
-When it fails, the work of all partitions is forgotten, and reading goes back; see recovery.py.
+transaction_cycle.py is the work; here is how it begins, how partitions are handed over, and how it ends.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from enum import Enum
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from worker.deadline import Deadline
-from worker.errors import KafkaRefused
-from worker.kafka.answers import WAITING_S, Answers
-from worker.kafka.connection import Connection
-from worker.kafka.consumer import Place
-from worker.kafka.ledger import Entry, PartitionLedger
-from worker.kafka.recovery import Recovery
-from worker.kafka.remedies import with_remedy
-from worker.kafka.size_limits import SizeLimits
-from worker.kafka.transactions import (
-    CALL_TIMEOUT_S,
-    RECOVERY_TIMEOUT_S,
-    Outcome,
-    Transactions,
-    judge,
-    transactional_id,
-)
-from worker.sections import DeliverySettings, KafkaSettings
+from worker.kafka.ledger import Place
+from worker.kafka.transaction_cycle import State, TransactionCycle
+from worker.kafka.transactions import CALL_TIMEOUT_S, judge
 
 log = logging.getLogger(__name__)
 
-COMMIT_INTERVAL_MS = 100
-TRANSACTION_RECORDS = 8_000  # more would only keep the next ones waiting
-IDLE_COMMIT_S = 0.5  # between looks for positions behind control records
-LOSSES = frozenset((KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))  # what an abort itself makes
 
+class ExactlyOnce(TransactionCycle):
+    """Lets go of partitions only behind a transaction that is over."""
 
-class State(Enum):
-    IDLE = "idle"
-    OPEN = "open"
-    CLOSING = "closing"
-    COMMITTING = "committing"
-    RECOVERING = "recovering"
-
-
-class ExactlyOnce(Answers):
-    """settle: publish into the open transaction, close it when it is due, go on when it is committed."""
-
-    def __init__(self, kafka: KafkaSettings, delivery: DeliverySettings, connection: Connection) -> None:
-        self._interval_s = (delivery.commit_interval_ms or COMMIT_INTERVAL_MS) / 1000
-        name = transactional_id(kafka, delivery)
-        self._transactions = Transactions(kafka, connection, name, self._interval_s)
-        super().__init__(
-            kafka, delivery, connection, self._transactions.producer, {"isolation.level": "read_committed"}
-        )
-        self._startup_timeout_s = kafka.startup_timeout_s
-        self._consumer.on_assign = self._assigned
-        self._state = State.IDLE
-        self._published: list[Entry] = []  # of the present transaction
-        self._offsets: list[TopicPartition] = []  # of the present transaction
-        self._half: Entry | None = None  # published in part: its transaction cannot close yet
-        self._recovery = Recovery(kafka, self._consumer)
-        self._limits = SizeLimits()
-        self._began_s = 0.0
-        self._closed_s = 0.0
-        self._next_idle_commit_s = 0.0
-        self._is_asked = True  # the pipeline takes records in, else it waits for us
-
-    @property
-    def transactions(self) -> Transactions:
-        """The transactional producer; tests abort on purpose."""
-        return self._transactions
-
-    def start(self) -> None:
+    def check(self) -> None:
         self._producer.check([], [])
         self._transactions.start(self._startup_timeout_s)
-        super().start()
-
-    def take(self, max_records: int, timeout_s: float) -> list[Entry]:
-        self._is_asked = True
-        return super().take(max_records, timeout_s)
-
-    def _fetch(self, max_records: int, timeout_s: float) -> list[Message]:
-        if not self._is_in(State.RECOVERING):
-            messages = super()._fetch(max_records, timeout_s)
-            if not self._is_in(State.RECOVERING):  # which it may have begun, in a rebalance callback
-                return messages
-        else:
-            time.sleep(min(timeout_s, WAITING_S))  # no faster than that: it is all read again
-            messages = super()._fetch(1, timeout_s)
-        self._recovery.pass_over(messages)
-        return []
-
-    def settle(self, timeout_s: float) -> None:
-        if self._transactions.is_busy:
-            if self._transactions.wait(timeout_s):
-                self._conclude()
-            return
-        if self._is_in(State.RECOVERING):
-            if not self._consumer.is_fetching:  # whose records are from before
-                self._resume()
-            return
-        if self._is_in(State.IDLE, State.OPEN) and not self._publish():
-            return
-        try:
-            self._producer.poll(timeout_s)
-        except KafkaException as error:
-            self._give_up(error)
-            return
-        if self._reports.failed:
-            self._look_at_failures()
-        elif self._is_in(State.OPEN) and self._is_due():
-            self._state = State.CLOSING
-        elif self._is_in(State.IDLE) and not self._consumer.in_flight:
-            self._commit_positions()
-        if self._is_in(State.CLOSING) and not self._producer.queued:
-            self._commit_transaction()
-        self._is_asked = False
-
-    @property
-    def unacknowledged(self) -> int:
-        return int(not self._is_in(State.IDLE))
+        super().check()
 
     def commit(self) -> None:
         deadline = Deadline(CALL_TIMEOUT_S)
@@ -143,10 +38,6 @@ class ExactlyOnce(Answers):
         self._transactions.close(is_open=self._is_in(State.OPEN, State.CLOSING))
         self._consumer.close()
 
-    def _assigned(self, places: frozenset[Place]) -> None:
-        self._caution.assign(places)
-        self._recovery.assign(places)
-
     def _revoke(self, places: frozenset[Place]) -> None:
         """Bring the records of these partitions to an end, in a transaction that is over, before they are let go."""
         deadline = Deadline(self._drain_timeout_s)
@@ -157,29 +48,22 @@ class ExactlyOnce(Answers):
             log.warning(
                 "%d records of revoked partitions were not answered in time; the next owner reads them again", left
             )
-        self._leaving = places
+        self._leaving |= places
         if not self._commit_last(deadline, places):
             log.warning("the last commit of revoked partitions failed; the next owner takes care, as after a death")
-        self._leaving = frozenset()
-
-    def _settle_all(self, deadline: Deadline) -> None:
-        """Bring the present transaction to its end; publish nothing more."""
-        while not self._is_in(State.IDLE, State.RECOVERING) and not deadline.is_over:
-            if self._is_in(State.OPEN) and self._half is None:
-                self._state = State.CLOSING
-            self.settle(0.01)
+        self._leaving -= places
 
     def _commit_last(self, deadline: Deadline, places: frozenset[Place]) -> bool:
         """Before these partitions are let go: what is due, and that nobody died with them; False where that failed."""
         self._commit_due(deadline, places)
         self._await_thread(deadline)
-        if not self._transactions.is_busy and (offsets := self._consumer.noted(places)):
+        if not self._transactions.is_busy and (offsets := self._consumer.offsets.noted(places)):
             if self._is_in(State.IDLE):
                 self._commit_only(offsets)
             elif self._is_in(State.RECOVERING):  # from a transaction of the group's last generation; now it has another
                 self._commit_while_recovering(offsets)
             self._await_thread(deadline)
-        return not self._consumer.noted(places)
+        return not self._consumer.offsets.noted(places)
 
     def _commit_while_recovering(self, offsets: list[TopicPartition]) -> None:
         """However it ends, the recovery goes on behind it."""
@@ -199,186 +83,13 @@ class ExactlyOnce(Answers):
 
     def _commit_due(self, deadline: Deadline, places: frozenset[Place] | None = None) -> bool:
         """Commit what is due in a transaction of its own, and wait for it."""
-        if self._is_in(State.IDLE) and (offsets := self._consumer.due(places)):
+        if self._is_in(State.IDLE) and (offsets := self._consumer.offsets.due(places)):
             self._commit_only(offsets)
             while self._is_in(State.COMMITTING) and not deadline.is_over:
                 self.settle(0.01)
         return self._is_in(State.IDLE)
 
-    def _is_in(self, *states: State) -> bool:
-        return self._state in states
-
     def _commit_marks(self) -> bool:
         deadline = Deadline(CALL_TIMEOUT_S)
         self._settle_all(deadline)
         return self._commit_due(deadline)
-
-    def _publish(self) -> bool:
-        """Hand to the producer what is answered and whose turn it is; False where the transaction has failed."""
-        self._is_full = False
-        while self._touched and not self._is_full:
-            ledger = self._touched.pop()
-            if ledger.is_revoked or not ledger.is_publishable:
-                continue
-            try:
-                if self._is_in(State.IDLE):
-                    self._transactions.begin()
-                    self._state, self._began_s = State.OPEN, time.monotonic()
-                if self._limits:
-                    self._shrink(ledger)
-                self._is_full = not self._send_turn(ledger, self._published)
-            except KafkaException as error:  # the transaction failed already
-                self._give_up(error)
-                return False
-            if self._is_full:
-                self._touched.add(ledger)
-                self._half = ledger.unpublished[0] if ledger.unpublished[0].sent else None
-                self.on_full()
-        if not self._is_full:
-            self._half = None
-        return True
-
-    def _shrink(self, ledger: PartitionLedger) -> None:
-        for entry in ledger.unpublished:
-            if entry.outgoing is None:
-                break
-            if not entry.sent:
-                self._limits.shrink(entry, self._replace)
-
-    def _is_due(self) -> bool:
-        if self._half is not None:
-            return False
-        now_s = time.monotonic()
-        if now_s - self._began_s >= self._interval_s or len(self._published) >= TRANSACTION_RECORDS:
-            return True
-        is_drained = len(self._published) >= self._consumer.in_flight
-        is_awaited = not self._is_asked or self._caution.is_active  # a careful group waits for the one before it
-        return is_drained and (is_awaited or now_s - self._closed_s >= self._interval_s)
-
-    def _commit_transaction(self) -> None:
-        """Send it on its way with the offsets behind what it answers."""
-        self._closed_s = time.monotonic()
-        metadata = self._consumer.group_metadata()  # before the assignment is read: an older one only fails
-        ledgers = {entry.ledger for entry in self._published}
-        if metadata is None or any(ledger.is_revoked for ledger in ledgers):
-            log.warning("partitions of the open transaction were lost: it is aborted")
-            self._rewind(Outcome.REFUSED)
-            return
-        is_drained = len(self._published) >= self._consumer.in_flight
-        if is_drained:
-            self._mark_next_group()
-        self._offsets = []
-        for ledger in ledgers:
-            offset = ledger.published_end
-            if ledger.is_published:
-                offset = self._consumer.position(ledger, offset)
-            if offset is not None:
-                place = (ledger.topic, ledger.partition)
-                self._offsets.append(TopicPartition(*place, offset, metadata=self._metadata_of(place)))
-        if is_drained and self._caution.is_active:
-            others = self._consumer.ledgers.keys() - {(ledger.topic, ledger.partition) for ledger in ledgers}
-            self._offsets += self._consumer.due(frozenset(others))
-        self._state = State.COMMITTING
-        self._transactions.commit(self._offsets, metadata)
-
-    def _mark_next_group(self) -> None:
-        """Have the commit that is about to be made say what runs after it, so that this needs no commit of its own."""
-        caution = self._caution
-        if caution.is_active and not caution.unread and (sources := self._next_sources()):
-            if caution.is_over(*sources[0]):
-                caution.end()
-            else:
-                caution.begin(sources[: caution.group(sources)])
-
-    def _commit_positions(self) -> None:
-        """Nothing is in flight: commit behind control records, too, so that no lag is left."""
-        now_s = time.monotonic()
-        if now_s < self._next_idle_commit_s:
-            return
-        self._next_idle_commit_s = now_s + max(IDLE_COMMIT_S, self._interval_s)
-        if not self._caution.unread and (offsets := self._consumer.due()):
-            self._commit_only(offsets)
-
-    def _commit_only(self, offsets: list[TopicPartition]) -> None:
-        metadata = self._consumer.group_metadata()
-        if metadata is None:
-            return
-        try:
-            self._transactions.begin()
-        except KafkaException as error:
-            self._give_up(error)
-            return
-        self._offsets, self._state = offsets, State.COMMITTING
-        self._transactions.commit(offsets, metadata)
-
-    def _conclude(self) -> None:
-        """The thread is done."""
-        result = self._transactions.finish()
-        if self._is_in(State.RECOVERING):
-            if result is Outcome.COMMITTED:
-                self._note_offsets()
-                return
-            self._offsets = []
-            if self._recovery.is_over:
-                raise KafkaRefused(f"no transaction can be had for {RECOVERY_TIMEOUT_S:g} s")
-            self._transactions.recover(result)
-        elif result is not Outcome.COMMITTED:
-            self._rewind(result)
-        else:
-            self.on_transaction("committed")
-            self._state = State.IDLE
-            settled, self._published = self._published, []
-            for entry in settled:
-                entry.is_done = True
-            if self._limits:
-                self._limits.forget(settled)
-            self._note_offsets()
-            self._consumer.settle({entry.ledger for entry in settled})
-            if settled:
-                self.on_settled(settled)
-
-    def _note_offsets(self) -> None:
-        """They are committed."""
-        offsets, self._offsets = self._offsets, []
-        self._consumer.note(each for each in offsets if (each.topic, each.partition) in self._consumer.ledgers)
-
-    def _look_at_failures(self) -> None:
-        """The transaction cannot commit. A message too large for its topic gets a smaller one the next time."""
-        failed, self._reports.failed = self._reports.failed, []
-        outcome = Outcome.REFUSED
-        for entry, topic, size, error in failed:
-            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                if self._producer.is_alone(size):
-                    self._limits.refuse(entry, topic)
-                else:  # its batch was; which messages are too large by themselves shows in smaller ones
-                    outcome = Outcome.TOO_LARGE
-            elif error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNKNOWN_TOPIC):
-                raise KafkaRefused(
-                    f"topic {topic} does not take answers: {with_remedy(error, self._kafka, topic)}; "
-                    "nothing was committed for it"
-                )
-            elif error.code() not in LOSSES:
-                log.warning("topic %s did not take an answer: %s", topic, error.str())
-                outcome = Outcome.BROKEN
-        self._rewind(outcome)
-
-    def _give_up(self, error: KafkaException) -> None:
-        log.warning("the transaction failed and is done again: %s", error.args[0].str())
-        self._rewind(judge(error.args[0]))
-
-    def _rewind(self, outcome: Outcome) -> None:
-        """Forget all work, get rid of the transaction, and find out where to go back to."""
-        self.on_transaction("fenced" if outcome is Outcome.FENCED else "aborted")
-        self._published, self._offsets, self._half = [], [], None
-        self._touched.clear()
-        self._reports.failed.clear()
-        self._is_full = False
-        self._caution.end()
-        self._recovery.begin()
-        self._state = State.RECOVERING
-        self._transactions.recover(outcome)
-
-    def _resume(self) -> None:
-        if self._recovery.end():
-            self._reports.failed.clear()  # what the abort itself made
-            self._state = State.IDLE

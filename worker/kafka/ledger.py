@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
 from confluent_kafka import KafkaError, Message
 
-from worker.records import Headers, Record
+from worker.records import Headers, Record, readable
 
+Place = tuple[str, int]  # (topic, partition)
 Outgoing = tuple[str, bytes | None, bytes | None, Headers]  # (topic, value, key, headers)
 
 
@@ -35,31 +38,18 @@ class Reports:
         self.failed: list[Failure] = []
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False):  # one is made for every record: half the time of a class with slots
     """A record taken in. Waits for its answer, then for its turn, then for the broker."""
 
-    __slots__ = (
-        "created_ms",
-        "is_done",
-        "ledger",
-        "outgoing",
-        "record",
-        "refusal",
-        "sent",
-        "source_prefix",
-        "unacknowledged",
-    )
-
-    def __init__(self, ledger: PartitionLedger, record: Record) -> None:
-        self.ledger = ledger
-        self.record = record
-        self.source_prefix = ledger.source_prefix
-        self.outgoing: list[Outgoing] | None = None  # None until it is answered; kept until it is acknowledged
-        self.sent = 0  # how many of them the producer has
-        self.unacknowledged = 0  # how many of them the broker does not have
-        self.refusal: tuple[str, str] | None = None  # (code, message) of what could not be answered
-        self.created_ms = 0  # timestamp of the record, known when it is published; 0: it has none
-        self.is_done = False
+    ledger: PartitionLedger
+    record: Record
+    source_prefix: str = ""  # see records.Ticket
+    outgoing: list[Outgoing] | None = None  # None until it is answered; kept until it is acknowledged
+    sent: int = 0  # how many of them the producer has
+    unacknowledged: int = 0  # how many of them the broker does not have
+    refusal: tuple[str, str] | None = None  # (code, message) of what could not be answered
+    created_ms: int = 0  # timestamp of the record, known when it is published; 0: it has none
+    is_done: bool = False
 
     def answer(self, outgoing: list[Outgoing]) -> None:
         """What is to be published for this record; it replaces what was said before, all of it."""
@@ -126,12 +116,13 @@ class PartitionLedger:
         """Entries that are not settled."""
         return len(self._entries)
 
-    def admit(self, record: Record) -> Entry:
-        """Take a record into the account; records come in offset order."""
-        entry = Entry(self, record)
-        self._entries.append(entry)
-        self.unpublished.append(entry)
-        return entry
+    def admit(self, records: Iterable[Record]) -> list[Entry]:
+        """Take records into the account; they come in offset order."""
+        prefix = self.source_prefix
+        entries = [Entry(self, readable(record), prefix) for record in records]
+        self._entries.extend(entries)
+        self.unpublished.extend(entries)
+        return entries
 
     @property
     def oldest_offset(self) -> int | None:

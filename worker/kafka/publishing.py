@@ -47,7 +47,7 @@ class Publishing(ABC):
         self._touched: set[PartitionLedger] = set()  # ledgers with answers that may be publishable
         self._is_full = False
         self.explain: Explain = _no_answer  # the pipeline knows how to word an error answer
-        self.on_taken: Callable[[list[Entry]], None] = lambda _entries: None
+        self.on_taken: Callable[[PartitionLedger, int], None] = lambda _ledger, _count: None  # so many records of it
         self.on_full: Callable[[], None] = lambda: None
         self.on_settled: Callable[[list[Entry]], None] = lambda _entries: None
         self.on_transaction: Callable[[str], None] = lambda _outcome: None
@@ -57,12 +57,26 @@ class Publishing(ABC):
     def consumer(self) -> Membership:
         """What we have of the input topics, and hooks for metrics."""
 
-    @abstractmethod
     def start(self) -> None:
-        """See that the cluster and the topics are there, then join the group.
+        """check(), then join()."""
+        self.check()
+        self.join()
+
+    def check(self) -> None:
+        """See that the cluster and the topics are there; waits for a broker.
 
         Raises:
             KafkaRefused: no broker, no login, or a topic is missing.
+        """
+        written = [self._output_topic, *([self._dead_letter_topic] if self._dead_letter_topic else [])]
+        self._producer.check(list(self._kafka.input_topics), written)
+
+    @abstractmethod
+    def join(self) -> None:
+        """Become a member of the group.
+
+        Raises:
+            KafkaRefused: this cluster has no such groups.
         """
 
     def stay(self, timeout_s: float) -> None:
@@ -115,10 +129,6 @@ class Publishing(ABC):
             told = dead_letter.headers_of(record, code, message)
             outgoing.append((self._dead_letter_topic, record.value(), record.key(), told))
         return outgoing
-
-    def _check(self) -> None:
-        written = [self._output_topic, *([self._dead_letter_topic] if self._dead_letter_topic else [])]
-        self._producer.check(list(self._kafka.input_topics), written)
 
     def _send_turn(self, ledger: PartitionLedger, sent: list[Entry]) -> bool:
         """Hand to the producer what is answered and whose turn it is, and append it to `sent`.
@@ -244,9 +254,9 @@ class Acknowledged(Publishing):
         return True
 
     def _look_at(self, sent: Iterable[Entry]) -> None:
-        """Where nothing at all could be published, nothing will be acknowledged: that entry is done."""
+        """Where nothing is left that the broker could acknowledge, no report will say that the entry is done."""
         for entry in sent:
-            if not entry.outgoing:
+            if not entry.unacknowledged and not entry.is_done:  # it may stand in the queue twice, for two topics
                 entry.is_done = True
                 self._reports.done.append(entry)
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
+from math import inf
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from worker.deadline import Deadline
 from worker.errors import KafkaRefused
 from worker.kafka.connection import REFUSALS
-from worker.kafka.consumer import GroupConsumer, Place
+from worker.kafka.consumer import GroupConsumer
+from worker.kafka.ledger import Place
 from worker.kafka.remedies import with_remedy
 from worker.kafka.transactions import CALL_TIMEOUT_S, RECOVERY_TIMEOUT_S
 from worker.sections import KafkaSettings
 
 log = logging.getLogger(__name__)
 
+PATIENCE_S = RECOVERY_TIMEOUT_S + CALL_TIMEOUT_S
 OFFSETS_TIMEOUT_S = 1.0  # nobody polls meanwhile
 
 
@@ -27,18 +30,25 @@ class Recovery:
         self._kafka = kafka
         self._consumer = consumer
         self._starts: dict[Place, int] = {}  # where to go back to if nothing is committed
-        self._deadline = Deadline(0)
+        self._first_s = self._last_s = -inf  # of the failures since something was committed
 
     def begin(self) -> None:
         """Forget all work in hand."""
         for place, offset in self._consumer.forget_work().items():
             self._starts.setdefault(place, offset)  # it may begin again before it has ended
-        self._deadline = Deadline(RECOVERY_TIMEOUT_S + CALL_TIMEOUT_S)
+        now_s = time.monotonic()
+        if now_s - self._last_s > PATIENCE_S:  # of another time, and nothing was to be committed since
+            self._first_s = now_s
+        self._last_s = now_s
+
+    def succeed(self) -> None:
+        """Something was committed."""
+        self._last_s = -inf
 
     @property
     def is_over(self) -> bool:
-        """Whether it has lasted too long."""
-        return self._deadline.is_over
+        """Whether it has lasted too long, be it one recovery or one after the other."""
+        return time.monotonic() - self._first_s > PATIENCE_S
 
     def pass_over(self, messages: Iterable[Message]) -> None:
         """These were read meanwhile; they are read again."""
@@ -61,7 +71,7 @@ class Recovery:
             KafkaRefused: they cannot be read at all, or for too long.
         """
         try:
-            committed = self._consumer.committed(self._consumer.ledgers, OFFSETS_TIMEOUT_S)
+            committed = self._consumer.offsets.committed(self._consumer.ledgers, OFFSETS_TIMEOUT_S)
         except KafkaException as error:
             reason: KafkaError = error.args[0]
             if reason.code() in REFUSALS or self.is_over:
@@ -73,7 +83,7 @@ class Recovery:
         for each in committed:
             if each.offset >= 0:
                 starts[(each.topic, each.partition)] = each.offset
-                self._consumer.note([each])
+                self._consumer.offsets.note([each])
         was_held = self._consumer.is_held
         self._consumer.hold(False)  # before the seek, which a pause would undo; nothing where all is running
         self._consumer.rewind(starts)

@@ -16,6 +16,7 @@ REMEDIES = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant IdempotentWrite on the cluster",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "grant Write on this transactional id",
 }
+CERTIFICATE_ALERTS = ("certificate required", "bad certificate")  # of a broker that asks for ours; which one varies
 OF_ANOTHER_KIND = frozenset((KafkaError.GROUP_ID_NOT_FOUND, KafkaError.INCONSISTENT_GROUP_PROTOCOL))
 
 
@@ -39,3 +40,11 @@ def with_remedy(error: KafkaError, kafka: KafkaSettings, written: str | None = N
     else:
         remedy = REMEDIES.get(code, "")
     return f"{error.str()}; {remedy}" if remedy else error.str()
+
+
+def of_silence(reason: str, kafka: KafkaSettings) -> str:
+    """What to look at where no broker answered; `reason` is the last thing the client said about it."""
+    if any(alert in reason for alert in CERTIFICATE_ALERTS):
+        return "the broker wants another client certificate: check ssl.certificate.location in kafka.client"
+    protocol = kafka.client.get("security.protocol", "plaintext")
+    return f"check the address, that the broker is up, and that it expects security.protocol {protocol}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +39,7 @@ class ShareGroup(Acknowledged):
     def consumer(self) -> ShareIntake:
         return self._intake
 
-    def start(self) -> None:
-        self._check()
+    def join(self) -> None:
         log.warning("delivery.mode is queue: a preview, as the client library calls it")
         self._intake.subscribe()
 
@@ -56,7 +56,8 @@ class ShareGroup(Acknowledged):
         taken = self._intake.take(timeout_s)
         if not taken:
             return []
-        self.on_taken(taken)
+        for ledger, count in Counter([entry.ledger for entry in taken]).items():
+            self.on_taken(ledger, count)
         entries = [entry for entry in taken if times(entry) == 1]
         if len(entries) < len(taken):
             log.warning("%d records were given out before; they run in small groups", len(taken) - len(entries))

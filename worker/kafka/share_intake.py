@@ -16,6 +16,7 @@ from worker.deadline import Deadline
 from worker.errors import KafkaRefused
 from worker.kafka.connection import Connection, client_log
 from worker.kafka.ledger import Entry, PartitionLedger, Reports
+from worker.records import readable
 from worker.sections import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class ShareIntake:
         ledger = self.ledgers.get(place)
         if ledger is None:
             ledger = self.ledgers[place] = PartitionLedger(*place, self._reports)
-        entry = Entry(ledger, message)  # type: ignore[arg-type]  # see records.Record
+        entry = Entry(ledger, readable(message), ledger.source_prefix)  # type: ignore[arg-type]  # see records.Record
         seat.held.add(entry)
         self._seat_of[entry] = seat
         return entry

@@ -31,6 +31,14 @@ class SizeLimits:
                     if outgoing[0] == topic:
                         replace(entry, topic, size_of(outgoing))
 
+    def shrink_unsent(self, entries: Iterable[Entry], replace: Replace) -> None:
+        """The same for the leading ones that are answered, but for those that were sent in part."""
+        for entry in entries:
+            if entry.outgoing is None:
+                break
+            if not entry.sent:
+                self.shrink(entry, replace)
+
     def forget(self, entries: Iterable[Entry]) -> None:
         """These are answered."""
         for entry in entries:

@@ -35,7 +35,8 @@ class Suspects:
         self._given_up: dict[tuple[str, int], int] = {}  # partition -> offset of the last one
 
     def __len__(self) -> int:
-        return sum(not entry.is_done for group in self._groups for entry in group)  # done: given back, as it was late
+        groups = list(self._groups)  # other threads ask, too
+        return sum(not entry.is_done for group in groups for entry in group)  # done: given back, as it was late
 
     def add(self, entries: Iterable[Entry]) -> list[Entry]:
         """Take over what was given out before.
