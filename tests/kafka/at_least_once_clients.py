@@ -67,7 +67,7 @@ class Member:
         error = self.troubles.popleft() if self.troubles else None
         if error is None:
             self.committed_now.update({each.partition: each.offset for each in offsets})
-            self.metadata.update({each.partition: each.metadata for each in offsets})
+            self.metadata.update({each.partition: each.metadata or "" for each in offsets})
         if asynchronous:
             self._answers.append((error, offsets))
             return None
