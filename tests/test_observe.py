@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -39,6 +39,7 @@ class Idle:
 
     def __init__(self) -> None:
         self.consumer = OnePartition()
+        self.refusals = 0
         self.on_settled: Callable[[list[Entry]], None]
         self.on_taken: Callable[[PartitionLedger, int], None]
         self.on_full: Callable[[], None]
@@ -70,6 +71,25 @@ class Scene:
         delivery = cast("Publishing", self._delivery)
         backend = ScriptedBackend(MODEL)
         Observer(settings, self._metrics, self._connection, delivery, backend, list)
+
+    def settle(self, ages_s: Sequence[float], codes: Sequence[str] = ()) -> None:
+        """Records of these ages are settled at once; the first ones were refused with these codes."""
+        (ledger,) = self._delivery.consumer.ledgers.values()
+        now_ms = time.time() * 1000
+        entries = [Entry(ledger, FakeRecord(b""), created_ms=round(now_ms - 1000 * age_s)) for age_s in ages_s]
+        for entry, code in zip(entries, codes, strict=False):
+            entry.refusal = code, "why"
+            self._delivery.refusals += 1
+        self._delivery.on_settled(entries)
+
+    def counted(self, name: str) -> dict[tuple[str, ...], float]:
+        """Labels -> value of a metric's samples."""
+        families = [family for family in self._metrics.registry.collect() if family.name == f"trt_worker_{name}"]
+        return {
+            (sample.name.removeprefix(f"trt_worker_{name}"), *sample.labels.values()): sample.value
+            for family in families
+            for sample in family.samples
+        }
 
     def look(self, *, lag: int, settled: int = 0) -> float:
         """The backlog that the next report makes, with so many records settled since the last one."""
@@ -117,3 +137,22 @@ def test_a_lag_that_was_gone_is_a_new_one(scene: Scene) -> None:
         scene.look(lag=5000, settled=2000)
     assert scene.look(lag=0) == 0
     assert scene.look(lag=5000) == 0
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 1000])
+def test_every_settled_record_counts_once_however_many_come_together(scene: Scene, count: int) -> None:
+    """Of many, not every age is looked at; yet the histogram's count and sum are those of all of them."""
+    scene.settle([0.2] * count)
+    told = scene.counted("end_to_end_seconds")
+    assert told["_count",] == count
+    assert told["_sum",] == pytest.approx(0.2 * count, rel=0.2)
+    assert scene.counted("results_published")["_total",] == count
+
+
+def test_refused_records_are_told_from_the_others(scene: Scene) -> None:
+    scene.settle([0.1] * 5)
+    scene.settle([0.1] * 5, ["malformed", "malformed", "expired"])
+    scene.settle([0.1] * 5)
+    told = scene.counted("dead_letters")
+    assert (told["_total", "malformed"], told["_total", "expired"]) == (2, 1)
+    assert scene.counted("results_published")["_total",] == 12

@@ -46,6 +46,7 @@ class Publishing(ABC):
         self._reports = Reports()
         self._touched: set[PartitionLedger] = set()  # ledgers with answers that may be publishable
         self._is_full = False
+        self.refusals = 0  # that were made, settled or not
         self.explain: Explain = _no_answer  # the pipeline knows how to word an error answer
         self.on_taken: Callable[[PartitionLedger, int], None] = lambda _ledger, _count: None  # so many records of it
         self.on_full: Callable[[], None] = lambda: None
@@ -120,6 +121,7 @@ class Publishing(ABC):
 
     def _refusal(self, ticket: Entry, value: bytes, headers: Headers, code: ErrorCode, message: str) -> list[Outgoing]:
         """The messages that say so, as delivery.errors_to wants them."""
+        self.refusals += 1
         ticket.refusal = (code, message)
         record = ticket.record
         outgoing: list[Outgoing] = []
