@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from worker.errors import ConfigError, KafkaRefused
 from worker.kafka import dead_letter, producer
 from worker.kafka.connection import Connection
-from worker.records import Headers
+from worker.records import Headers, readable
 from worker.sections import KafkaSettings
 
 READ_TIMEOUT_S = 30.0  # without a single record or an end in sight
@@ -248,7 +248,7 @@ def _patiently(call: Callable[[], list[TopicPartition]]) -> list[TopicPartition]
 
 
 def _parse(message: Message) -> DeadLetter:
-    headers: Headers = list(message.headers() or [])  # type: ignore[arg-type]  # a consumed message has a list
+    headers = list(readable(message).headers() or [])  # type: ignore[arg-type]  # see records.Record
     told = {name: value.decode("utf-8", "replace") for name, value in headers if isinstance(value, bytes)}
     return DeadLetter(
         topic=told.get(dead_letter.STREAMS_PREFIX + "topic", ""),
