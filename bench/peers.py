@@ -42,6 +42,10 @@ PEERS = {
 }
 
 
+class NotHere(RuntimeError):
+    """A peer that cannot take part: its packages cannot be installed."""
+
+
 def environment() -> dict[str, str]:
     """Ours, and where this Python's library is: Triton's Python backend must load the same one."""
     found = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
@@ -52,7 +56,7 @@ def python(name: str) -> Path:
     """The interpreter that can run a peer; installs its packages the first time.
 
     Raises:
-        RuntimeError: they cannot be installed; carries the end of pip's output.
+        NotHere: they cannot be installed; carries the end of pip's output.
     """
     peer = PEERS[name]
     if importlib.util.find_spec(peer.package) is not None:
@@ -63,18 +67,38 @@ def python(name: str) -> Path:
     told = home / "bin" / "python"
     if not done.exists() or done.read_text(encoding="utf-8").split() != wanted:
         shutil.rmtree(home, ignore_errors=True)
-        venv.create(home, system_site_packages=sys.prefix == sys.base_prefix)  # outside of one, OURS are there already
-        pip = [sys.executable, "-m", "pip", "--python", str(told), "install", "--quiet", *wanted]
-        ended = subprocess.run(
-            pip,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=INSTALL_DEADLINE_S,
-            check=False,
-        )
-        if ended.returncode != 0:
-            tail = " ".join(ended.stdout.splitlines()[-3:])
-            raise RuntimeError(f"{' '.join(peer.requirements)} cannot be installed here: {tail}")
+        try:
+            _install(wanted, home, told)
+        except (OSError, subprocess.SubprocessError) as error:
+            said = error.stdout if isinstance(error, subprocess.CalledProcessError) else str(error)
+            why = " ".join(said.splitlines()[-3:])
+            raise NotHere(f"{' '.join(peer.requirements)} cannot be installed here: {why}") from error
         done.write_text("\n".join(wanted) + "\n", encoding="utf-8")
     return told
+
+
+def left_out(names: Sequence[str]) -> dict[str, str]:
+    """Those of the contestants that cannot take part here, and why; the packages of the others are installed."""
+    reasons = {}
+    for name in dict.fromkeys(names):
+        if name in PEERS:
+            try:
+                python(name)
+            except NotHere as error:
+                reasons[name] = str(error)
+    return reasons
+
+
+def _install(wanted: Sequence[str], home: Path, told: Path) -> None:
+    """Raises:
+    OSError, SubprocessError: it did not work out.
+    """
+    venv.create(home, system_site_packages=sys.prefix == sys.base_prefix)  # outside of one, OURS are there already
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(told), "install", "--quiet", *wanted],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=INSTALL_DEADLINE_S,
+        check=True,
+    )

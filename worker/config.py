@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,28 @@ class Settings(BaseSettings):
                 f"delivery.errors_to is {self.delivery.errors_to}, which needs kafka.dead_letter_topic; "
                 "name a topic, or set delivery.errors_to: output"
             )
-        topics = set(self.kafka.input_topics)
-        if clash := topics & {self.kafka.output_topic, self.kafka.dead_letter_topic}:
-            raise ValueError(f"kafka.input_topics contains {clash.pop()}, which is also written to; that would loop")
+        for written in filter(None, (self.kafka.output_topic, self.kafka.dead_letter_topic)):
+            if any(_names(topic, written) for topic in self.kafka.input_topics):
+                raise ValueError(f"kafka.input_topics contains {written}, which is also written to; that would loop")
+        if self.kafka.dead_letter_topic == self.kafka.output_topic:
+            raise ValueError(
+                f"kafka.dead_letter_topic is {self.kafka.output_topic}, and so is kafka.output_topic; raw records do "
+                "not go with results: name a topic of its own, or none and set delivery.errors_to: output"
+            )
         rows, most = self.limits.max_rows_per_request, self.batching.max_rows
         if rows is not None and rows > most:
             raise ValueError(f"limits.max_rows_per_request is {rows}, a batch holds {most} (batching.max_rows)")
         return self
+
+
+def _names(topic: str, other: str) -> bool:
+    """Whether an input topic, or a pattern of them, which starts with ^, takes in the other topic."""
+    if not topic.startswith("^"):
+        return topic == other
+    try:
+        return re.search(topic, other) is not None
+    except re.error:  # librdkafka's patterns are POSIX's, and a few of them are none of Python's
+        return False
 
 
 def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Settings:

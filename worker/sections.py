@@ -175,6 +175,7 @@ RESERVED_CLIENT_KEYS = {
     "transactional.id": "delivery.transactional_id",
     "enable.auto.commit": "delivery.mode and delivery.commit_interval_ms",
     "enable.auto.offset.store": "delivery.mode and delivery.commit_interval_ms",
+    "delivery.report.only.error": "delivery.mode, which says what reports are waited for",
 }
 
 

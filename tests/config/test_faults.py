@@ -57,6 +57,10 @@ def test_an_empty_section_means_its_defaults(load: Load) -> None:
             {"kafka": {"consumer": {"enable.auto.commit": True}}},
             ["kafka.consumer", "enable.auto.commit", "delivery.mode"],
         ),
+        (
+            {"kafka": {"producer": {"delivery.report.only.error": True}}},  # commits would wait for ever
+            ["kafka.producer", "delivery.report.only.error", "delivery.mode"],
+        ),
         ({"kafka": {"producer": {"transactional_id": "x"}}}, ["transactional.id", "delivery.transactional_id"]),
         ({"kafka": {"client": {"log_level": [7]}}}, ["kafka.client", "log"]),
     ],
@@ -86,6 +90,15 @@ def test_all_faults_are_told_at_once(load: Load) -> None:
         ({"kafka": {"dead_letter_topic": None}}, ["delivery.errors_to", "kafka.dead_letter_topic", "output"]),
         ({"kafka": {"output_topic": "in"}}, ["kafka.input_topics", "in", "loop"]),
         ({"kafka": {"dead_letter_topic": "in"}}, ["kafka.input_topics", "in", "loop"]),
+        (
+            {"kafka": {"input_topic": "^i.*", "output_topic": "in-results"}},
+            ["kafka.input_topics", "in-results", "loop"],
+        ),
+        ({"kafka": {"input_topic": "^i.*", "dead_letter_topic": "in-dead"}}, ["kafka.input_topics", "in-dead", "loop"]),
+        (
+            {"kafka": {"dead_letter_topic": "out"}},
+            ["kafka.dead_letter_topic", "out", "kafka.output_topic", "of its own", "errors_to: output"],
+        ),
         ({"limits": {"max_rows_per_request": 65}}, ["limits.max_rows_per_request", "65", "64", "batching.max_rows"]),
     ],
 )

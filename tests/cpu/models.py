@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -65,3 +66,49 @@ def save(
 
 def identity(path: Path, onnx_type: int = FP32, axes: Axes = ("rows", 2)) -> Path:
     return save(path, [node("Identity", ["x"], ["y"])], [("x", onnx_type, axes)], [("y", onnx_type, axes)])
+
+
+def bert_like(path: Path, tokens: int = 50, width: int = 8) -> Path:
+    """Token ids and an attention mask, INT64 [batch, sequence], through one layer of attention, and pooled.
+
+    Gives `hidden` FP32 [batch, sequence, width], `pooled` FP32 [batch, width], `count` INT64 [batch] of the tokens that
+    the mask keeps, and `ids` as they came. What the mask leaves out changes nothing for the rest.
+    """
+    table = np.random.default_rng(7).normal(size=(tokens, width)).astype(np.float32)
+    text = ("batch", "sequence")
+    return save(
+        path,
+        [
+            node("Gather", ["table", "input_ids"], ["words"]),
+            node("Cast", ["attention_mask"], ["mask"], to=FP32),
+            node("Transpose", ["words"], ["turned"], perm=[0, 2, 1]),
+            node("MatMul", ["words", "turned"], ["scores"]),
+            node("Sub", ["mask", "one"], ["left_out"]),  # 0 or -1
+            node("Mul", ["left_out", "much"], ["bias"]),
+            node("Unsqueeze", ["bias", "second"], ["bias_of_keys"]),
+            node("Add", ["scores", "bias_of_keys"], ["biased"]),
+            node("Softmax", ["biased"], ["attention"], axis=-1),
+            node("MatMul", ["attention", "words"], ["hidden"]),
+            node("Unsqueeze", ["mask", "third"], ["mask_of_words"]),
+            node("Mul", ["hidden", "mask_of_words"], ["kept"]),
+            node("ReduceSum", ["kept", "second"], ["sum"], keepdims=0),
+            node("ReduceSum", ["attention_mask", "second"], ["count"], keepdims=0),
+            node("ReduceSum", ["mask", "second"], ["lengths"], keepdims=1),
+            node("Div", ["sum", "lengths"], ["pooled"]),
+            node("Identity", ["input_ids"], ["ids"]),
+        ],
+        [("input_ids", INT64, text), ("attention_mask", INT64, text)],
+        [
+            ("hidden", FP32, (*text, width)),
+            ("pooled", FP32, ("batch", width)),
+            ("count", INT64, ("batch",)),
+            ("ids", INT64, text),
+        ],
+        {
+            "table": table,
+            "one": np.array(1, np.float32),
+            "much": np.array(1e9, np.float32),
+            "second": np.array([1]),
+            "third": np.array([2]),
+        },
+    )

@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.delivery.conftest import PATIENCE_S, QUICK, MakeDelivery, await_that
+from tests.delivery.conftest import HURRY, PATIENCE_S, MakeDelivery, await_that
 from tests.delivery.flow import Flow, await_answers, faults, read_along
 from tests.delivery.proxy import Proxy, Strike
-from tests.kafka_server import KafkaCluster, free_ports
+from tests.kafka_server import KafkaCluster
+from tests.system.traffic import lag, publish, request
 
 pytestmark = pytest.mark.broker
 
-HURRY = {"socket.timeout.ms": 3_000, "reconnect.backoff.max.ms": 500}
+FOR_EVER_S = 600.0  # longer than any test
 FAULTS = ("delay", "cut", "silence")
-OFFSET_COMMIT, ADD_OFFSETS, END, OFFSETS_OF_TRANSACTION, SHARE_ACKNOWLEDGE = 8, 25, 26, 28, 79  # Kafka's API keys
+PRODUCE, OFFSET_COMMIT, SHARE_ACKNOWLEDGE = 0, 8, 79  # Kafka's API keys
+ADD_OFFSETS, END, OFFSETS_OF_TRANSACTION = 25, 26, 28
 COMMITS = {
     "at_least_once": (OFFSET_COMMIT,),
     "exactly_once": (END, OFFSETS_OF_TRANSACTION, ADD_OFFSETS),
     "queue": (SHARE_ACKNOWLEDGE,),
 }
-
-
-@pytest.fixture(scope="module")
-def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaCluster, Proxy]]:
-    """One node with a second listener that is advertised with the proxy's port."""
-    (port,) = free_ports(1)
-    directory = tmp_path_factory.mktemp("wire")
-    cluster = KafkaCluster(directory, properties=QUICK, listeners={"FAULTY": "PLAINTEXT"})
-    node = cluster.nodes[0]
-    settings = node.log.parent / "server.properties"
-    direct = f"FAULTY://127.0.0.1:{node.ports['FAULTY']}"
-    lines = settings.read_text().splitlines()
-    changed = [
-        line.replace(direct, f"FAULTY://127.0.0.1:{port}") if line.startswith("advertised.listeners") else line
-        for line in lines
-    ]
-    assert changed != lines
-    settings.write_text("\n".join(changed) + "\n")
-    with cluster, Proxy(port, node.ports["FAULTY"]) as proxy:
-        yield cluster, proxy
 
 
 def trouble(proxy: Proxy, seconds: float) -> None:
@@ -73,6 +55,7 @@ def trouble(proxy: Proxy, seconds: float) -> None:
     [
         ("at_least_once", 8.0, 1),
         ("exactly_once", 8.0, 1),
+        ("queue", 8.0, 1),
         pytest.param("at_least_once", 60.0, 8, marks=pytest.mark.soak),
         pytest.param("exactly_once", 60.0, 8, marks=pytest.mark.soak),
         pytest.param("queue", 60.0, 8, marks=pytest.mark.soak),
@@ -118,3 +101,70 @@ def test_faults_on_the_wire_lose_nothing(
     assert found == {}
     for worker in workers:
         worker.leave()
+
+
+COUNT = 400
+
+
+def killed_with_answers_on_their_way(
+    cluster: KafkaCluster, proxy: Proxy, deliver: MakeDelivery, mutant: str | None
+) -> tuple[int, dict[str, Any]]:
+    """A worker dies whose answers to the last COUNT records left it, and stay in the proxy.
+
+    Returns:
+        How many of them were not committed by then, and what is wrong when its successor has done what is left.
+    """
+    delivery = deliver(cluster, 4)
+
+    def behind(published: int) -> int:
+        return lag(delivery.servers, delivery.group, [published // 4] * 4)
+
+    worker = delivery.worker(
+        "worker",
+        "at_least_once",
+        servers=f"127.0.0.1:{proxy.port}",
+        options={"mutant": mutant},
+        kafka={"client": {"socket.timeout.ms": 300_000}},  # it goes on waiting for the answer to what it sent
+        delivery={"commit_interval_ms": 50},
+    ).start()
+    worker.await_ready()
+    publish(delivery.servers, delivery.input_topic, map(request, range(COUNT)), 4)
+    await_that(lambda: behind(COUNT) == 0, "the first ones are not answered")
+    proxy.struck.clear()
+    proxy.strikes.append(Strike(PRODUCE, "silent"))
+    publish(delivery.servers, delivery.input_topic, map(request, range(COUNT, 2 * COUNT)), 4)
+    await_that(lambda: proxy.struck, "no answer was sent")
+    await_that(lambda: worker.status()["records"]["taken"] == 2 * COUNT, "it does not take in the rest")
+    if mutant:
+        await_that(lambda: behind(2 * COUNT) == 0, "the mutant commits nothing")
+    else:
+        time.sleep(1)  # twenty times the commit interval
+    worker.kill()
+    uncommitted = behind(2 * COUNT)
+    successor = delivery.worker("successor", "at_least_once").start()
+    await_that(lambda: behind(2 * COUNT) == 0, "the successor does not do what is left")
+    found = faults(delivery.reader().read(until=2 * COUNT, timeout_s=5), 2 * COUNT)
+    successor.await_ready().leave()
+    return uncommitted, found
+
+
+@pytest.mark.timeout(400)
+def test_an_answer_that_never_reached_the_broker_is_given_again(
+    wire: tuple[KafkaCluster, Proxy], deliver: MakeDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """at_least_once: what is on its way is not committed."""
+    monkeypatch.setattr("tests.delivery.proxy.HALF_OPEN_S", FOR_EVER_S)
+    uncommitted, found = killed_with_answers_on_their_way(*wire, deliver, mutant=None)
+    assert uncommitted == COUNT
+    assert found == {}
+
+
+@pytest.mark.timeout(400)
+def test_the_test_finds_a_worker_that_does_not_wait_for_the_broker(
+    wire: tuple[KafkaCluster, Proxy], deliver: MakeDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test of the test: with offsets committed when the answers are sent, answers are missing."""
+    monkeypatch.setattr("tests.delivery.proxy.HALF_OPEN_S", FOR_EVER_S)
+    uncommitted, found = killed_with_answers_on_their_way(*wire, deliver, mutant="unacknowledged")
+    assert uncommitted == 0
+    assert found["missing"] == COUNT

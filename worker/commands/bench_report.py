@@ -6,9 +6,9 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from worker.commands.console import open_console
 from worker.commands.lane_loop import LaneRun
 from worker.tuning.bound import broker_bound, latency_bound, throughput_bound
 from worker.tuning.measurement import Measurement
@@ -107,7 +107,7 @@ def shown_levels(report: dict[str, Any]) -> list[tuple[str, str, float]]:
 
 def print_report(report: dict[str, Any]) -> None:
     what, machine, overlap = report["what"], report["machine"], report["overlap"]
-    console = Console()
+    console = open_console()
     where = machine["cpu"] if machine.get("gpu") == "cpu" else f"{machine.get('gpu')}, {machine.get('tensorrt')}"
     console.print(f"{what['model']} ({what['precision']}), {what['rows']} rows a batch, {where}", highlight=False)
     best = report["ideal_rows_per_s"][report["ideal_best"]]

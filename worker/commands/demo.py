@@ -37,13 +37,12 @@ def demo(
     logging.getLogger("worker.kafka.librdkafka").setLevel(logging.ERROR)  # a new broker's hesitations are no news here
     with interruption() as noted:
         # Slow to import, so after the signals have their handler.
-        from rich.console import Console
-
+        from worker.commands.console import open_console
         from worker.demo.showcase import Options, run_demo
 
         try:
             is_perfect: bool | None = run_demo(
-                Options(requests, rate, bootstrap_servers, keep_running), Console(), noted.check
+                Options(requests, rate, bootstrap_servers, keep_running), open_console(), noted.check
             )
         except Interrupted:
             typer.echo("stopped", err=True)

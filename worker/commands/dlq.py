@@ -8,10 +8,10 @@ from itertools import islice
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from worker import config
+from worker.commands.console import open_console
 from worker.commands.options import ConfigFile
 from worker.kafka.dead_letter_topic import DeadLetter, DeadLetterTopic
 
@@ -38,7 +38,7 @@ def list_letters(
     for letter in letters:
         plain = _plain(letter)
         table.add_row(*(str(plain[column]) for column in ("source", "code", "message", "bytes", "written")))
-    Console().print(table)
+    open_console().print(table)
 
 
 @app.command()

@@ -12,12 +12,16 @@ import typer
 from numpy.typing import NDArray
 
 from worker import config
-from worker.client import InferenceClient, InferenceError, NotDelivered
+from worker.client import Arrays, InferenceClient, InferenceError, NotDelivered, encode_request
 from worker.commands.options import ConfigFile
 from worker.errors import ConfigError, KafkaRefused
 from worker.tensors import DATATYPES
 
-Arrays = dict[str, NDArray[Any]]
+REMEDIES = {
+    ".npy": "write it with numpy.save: an array of numbers, rows first",
+    ".npz": "write it with numpy.savez: arrays of numbers by the inputs' names, rows first",
+    ".json": 'write {"inputs": [{"name": …, "datatype": …, "shape": [rows, …], "data": [numbers]}, …]}',
+}
 
 
 def send(
@@ -61,28 +65,53 @@ def send(
 
 
 def _read(file: Path, input_name: str | None) -> Arrays:
+    """The request in a file, whole and fit to be sent.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if file.suffix not in REMEDIES:
+        raise ConfigError(f"{file} is no request; send takes {', '.join(REMEDIES)} files")
+    if file.suffix == ".npy" and input_name is None:
+        raise ConfigError(f"{file} holds one array without a name; say which input it is with --input NAME")
     try:
-        match file.suffix:
-            case ".npy":
-                if input_name is None:
-                    raise ConfigError(f"{file} holds one array without a name; say which input it is with --input NAME")
-                return {input_name: np.load(file, allow_pickle=False)}
-            case ".npz":
-                with np.load(file, allow_pickle=False) as archive:
-                    return dict(archive)
-            case ".json":
-                return _from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} cannot be read as a request: {error}") from error
-    raise ConfigError(f"{file} is no request; send takes .npy, .npz and .json files")
+        arrays = _load(file, input_name or "")
+        encode_request(arrays)  # which looks at dtypes and rows, before anything is published
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or _reason(error)}; check the path") from error
+    except Exception as error:  # numpy, zipfile, zlib and json have a dozen kinds for what can be wrong with a file
+        raise ConfigError(f"{file} is no request: {_reason(error)}; {REMEDIES[file.suffix]}") from error
+    return arrays
+
+
+def _load(file: Path, input_name: str) -> Arrays:
+    if file.suffix == ".json":
+        return _from_json(json.loads(file.read_text(encoding="utf-8")))
+    with file.open("rb") as source:  # numpy leaves a file open that it opened itself and found broken
+        content = np.load(source, allow_pickle=False)
+        if isinstance(content, np.ndarray) != (file.suffix == ".npy"):
+            raise ValueError("what is in it does not go with its name")
+        return {input_name: content} if isinstance(content, np.ndarray) else dict(content)
 
 
 def _from_json(request: Any) -> Arrays:
     """The inputs of an Open Inference Protocol request: name, datatype, shape, data (numbers, flat or nested)."""
-    return {
-        tensor["name"]: np.array(tensor["data"], DATATYPES[tensor["datatype"]]).reshape(tensor["shape"])
-        for tensor in request["inputs"]
-    }
+    return {str(tensor["name"]): _tensor(tensor) for tensor in request["inputs"]}
+
+
+def _tensor(tensor: Any) -> NDArray[Any]:
+    given = np.array(tensor["data"])
+    array = np.array(tensor["data"], DATATYPES[tensor["datatype"]])
+    if array.dtype.kind in "biu" and not np.array_equal(array, given):
+        raise ValueError(f"input {tensor['name']!r} has a number that {tensor['datatype']} cannot hold")
+    return array.reshape(tensor["shape"])
+
+
+def _reason(error: Exception) -> str:
+    """In one line."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing or unknown"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _print(name: str, outputs: Mapping[str, NDArray[Any]], *, as_json: bool) -> None:

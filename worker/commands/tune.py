@@ -67,8 +67,7 @@ def tune(
         raise ConfigError(f"--arrivals is {arrivals!r}; say poisson or even")
     with interruption.interruption() as noted:
         # Slow to import, so after the signals have their handler.
-        from rich.console import Console
-
+        from worker.commands.console import open_console
         from worker.demo.stage import open_stage
         from worker.tuning.report import render
         from worker.tuning.session import Interrupted, Wishes
@@ -95,7 +94,7 @@ def tune(
             is_embedded=bootstrap_servers is None,
             knows_present=config_file is not None,
         )
-        console = Console()
+        console = open_console()
         outcome = run_tune(settings, wishes, console, go_on, shlex.join(["trt-worker", *sys.argv[1:]]))
         if outcome.setting is None:
             typer.echo("stopped before anything was measured", err=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from worker.demo.digits import Digits
 from worker.demo.stage import Stage
@@ -73,9 +74,9 @@ def summarise(
     table.add_row("engine", f"{engine_name(engine)} · {lanes} lanes")
     console.print(table)
     if tally.is_perfect:
-        console.print("[bold green]✓[/] every answer came, once, and right")
+        console.print(Text("✓", "bold green"), "every answer came, once, and right")
     else:
-        console.print("[bold red]✗[/] not every answer came, once, and right")
+        console.print(Text("✗", "bold red"), "not every answer came, once, and right")
     if tally.first_fault:
         console.print(f"  first fault: {tally.first_fault}", markup=False, highlight=False)
 

@@ -92,7 +92,7 @@ class LiveView:
 
     def say(self, what: str) -> None:
         self._doing = what
-        self._live.update(Spinner("dots", what))
+        self._live.update(Spinner("dots", Text(what)))
 
     def is_due(self) -> bool:
         return time.monotonic() - self._last_s >= REDRAW_S
@@ -103,7 +103,7 @@ class LiveView:
         if snapshot.image is not None:
             parts.append(Group(picture(snapshot.image), Text(f"is a {snapshot.label}", style="bold")))
         self._live.update(
-            Panel(Columns(parts, padding=(0, 4)), title=self._doing, width=min(90, self._live.console.width))
+            Panel(Columns(parts, padding=(0, 4)), title=Text(self._doing), width=min(90, self._live.console.width))
         )
 
     def _numbers(self, snapshot: Snapshot) -> Table:
