@@ -22,6 +22,7 @@ from worker.commands.app import app
 from worker.errors import FatalError
 from worker.kafka import group_client, producer
 from worker.metrics import Metrics
+from worker.sections import RESERVED_CLIENT_KEYS
 
 MADE_LATER = {"bench/results/throughput.json"}  # by the command beside which it is named
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -115,7 +116,8 @@ def test_links_and_files_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_named_settings_and_metrics_exist(page: Path) -> None:
     """`section.key` is a setting, trt_worker_… a metric, TRT_WORKER__… a variable."""
-    for name, key in re.findall(rf"`({'|'.join(SECTIONS)})\.(\w+)\b", prose(page)):
+    client_keys = "|".join(map(re.escape, RESERVED_CLIENT_KEYS))
+    for name, key in re.findall(rf"`(?!(?:{client_keys})`)({'|'.join(SECTIONS)})\.(\w+)\b", prose(page)):
         is_file = f"{name}.{key}" == "model.plan"
         assert is_file or key in SECTIONS[name].model_fields, f"{named(page)} names {name}.{key}"
     metrics = {metric.name: metric.kind for metric in generate.exported()}
