@@ -42,8 +42,11 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Parent, Link]]:
     ours, its = socket.socketpair()
     parent = Parent(ours)
     with its:
-        yield parent, Link(its)
+        link = Link(its)
+        yield parent, link
         parent.close()
+        link._thread.join(20)  # it must not come to its end without the patch
+        assert not link._thread.is_alive()
 
 
 def failing() -> Any:

@@ -31,6 +31,7 @@ class Link:
         self._lock = threading.Lock()  # the pipeline's thread tells, too
         self._calm_looks = 0
         self._look_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
         self.report: Callable[[], Mapping[str, Any]] = dict
         self.is_calm: Callable[[], bool] = lambda: True
         self.stop: Callable[[], None] = lambda: None
@@ -49,7 +50,7 @@ class Link:
 
     def start(self) -> None:
         """Answer questions and obey from now on; when the engine process is gone, this one ends in CLOSING_S."""
-        threading.Thread(target=self._run, name="link", daemon=True).start()
+        self._thread.start()
 
     def tell(self, news: Mapping[str, Any]) -> None:
         with self._lock:
