@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from ctypes import CDLL
@@ -22,6 +23,13 @@ TENSORRT_FLAVOURS = ("tensorrt", "tensorrt_bindings", "tensorrt_lean", "tensorrt
 
 class MakeTopic(Protocol):
     def __call__(self, purpose: str = "topic", partitions: int = 1, **config: str) -> str: ...
+
+
+def pytest_configure() -> None:
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # of a shell's background job; what tests start would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,7 +16,8 @@ from typing import Any, Self
 
 import pytest
 
-from tests.kafka_server import KafkaCluster
+from tests.delivery.proxy import Proxy
+from tests.kafka_server import KafkaCluster, free_ports
 from tests.system import models
 from tests.system.traffic import COLUMNS, Reader
 from tests.system.worker_process import WorkerProcess
@@ -37,6 +38,7 @@ QUICK = {  # so that a test need not wait a minute for what a cluster finds out 
     "group.share.record.lock.duration.ms": "15000",
     "group.share.min.record.lock.duration.ms": "1000",
 }
+HURRY = {"socket.timeout.ms": 3_000, "reconnect.backoff.max.ms": 500}  # of clients whose connections are cut
 SESSION = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
 PROTOCOLS: dict[str, dict[str, Any]] = {"classic": SESSION, "consumer": {"group.protocol": "consumer"}}
 
@@ -79,7 +81,8 @@ class DeliveryWorker(WorkerProcess):
 
     @property
     def port(self) -> int | None:
-        for line in reversed(self.log.read_text(encoding="utf-8").splitlines()):
+        """The HTTP port, once the log tells it; of this life, not the one before."""
+        for line in self.log.read_bytes()[self._said_before :].decode(errors="replace").splitlines():
             if '"message": "http on ' in line:
                 return int(json.loads(line)["message"].rpartition(":")[2])
         return None
@@ -189,3 +192,23 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """One node with short timeouts."""
     with KafkaCluster(tmp_path_factory.mktemp("single"), properties=QUICK) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaCluster, Proxy]]:
+    """One node with a second listener that is advertised with the proxy's port."""
+    (port,) = free_ports(1)
+    directory = tmp_path_factory.mktemp("wire")
+    cluster = KafkaCluster(directory, properties=QUICK, listeners={"FAULTY": "PLAINTEXT"})
+    node = cluster.nodes[0]
+    settings = node.log.parent / "server.properties"
+    direct = f"FAULTY://127.0.0.1:{node.ports['FAULTY']}"
+    lines = settings.read_text().splitlines()
+    changed = [
+        line.replace(direct, f"FAULTY://127.0.0.1:{port}") if line.startswith("advertised.listeners") else line
+        for line in lines
+    ]
+    assert changed != lines
+    settings.write_text("\n".join(changed) + "\n")
+    with cluster, Proxy(port, node.ports["FAULTY"]) as proxy:
+        yield cluster, proxy

@@ -1,6 +1,6 @@
 """A TCP proxy between clients and a Kafka node: delays, cuts, and connections that stay open and say nothing.
 
-It can be aimed: the next request of a kind (a commit, say) is what the fault hits.
+It can be aimed: the next request of a kind (a commit, say) is what the fault hits, or all of them while it lasts.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Proxy:
         self.is_silent = False  # connections stay open, nothing gets through, nothing is lost
         self.strikes: deque[Strike] = deque()  # one after the other
         self.struck: list[Strike] = []
+        self.barred: frozenset[int] = frozenset()  # requests that cut their connection, and never reach the node
+        self.met_bar = 0  # how many did
         self._listener = socket.create_server(("127.0.0.1", port))
         self._links: list[Link] = []
         self._lock = threading.Lock()
@@ -149,6 +151,10 @@ class Proxy:
         link.held.append((time.monotonic() + self.delay_s, link.ends[end], data))
         if end is link.client:
             for request in link.requests(data):
+                if request in self.barred:
+                    self.met_bar += 1
+                    self._drop(link)
+                    return
                 if self.strikes and request == self.strikes[0].request:
                     self._strike(link, self.strikes.popleft())
 

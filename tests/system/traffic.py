@@ -12,7 +12,15 @@ from typing import Any
 
 import msgpack
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 COLUMNS = 144  # of the pass-through model: 0.6 KB a request
@@ -118,8 +126,15 @@ class Reader:
 def committed(servers: str, group: str) -> dict[int, int]:
     """partition -> committed offset of a group, over its only topic."""
     admin = AdminClient({"bootstrap.servers": servers})
-    futures = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
-    return {place.partition: place.offset for place in futures[group].result(30).topic_partitions if place.offset >= 0}
+    give_up_s = time.monotonic() + 30
+    while True:
+        try:
+            found = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(30)
+            return {place.partition: place.offset for place in found.topic_partitions if place.offset >= 0}
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.COORDINATOR_LOAD_IN_PROGRESS or time.monotonic() > give_up_s:
+                raise
+        time.sleep(0.1)
 
 
 def lag(servers: str, group: str, published: list[int]) -> int:

@@ -11,6 +11,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, ShareConsumer
 
 from worker.errors import ConfigError, KafkaRefused
+from worker.kafka.lost_cluster import LostCluster
 from worker.kafka.remedies import of_silence, with_remedy
 from worker.logs import Repeats
 from worker.sections import KafkaSettings
@@ -47,6 +48,7 @@ class Connection:
         self._refusal: str | None = None
         self._was_reached = False
         self._brokers_up: dict[str, bool] = {}  # per client: whether any broker was connected at the last report
+        self._lost = LostCluster(self._answers_others)
         self.statistics: dict[str, Mapping[str, Any]] = {}  # the last report of each client, as librdkafka writes it
         self.on_statistics: Callable[[str, Mapping[str, Any]], None] | None = None
 
@@ -166,6 +168,15 @@ class Connection:
             return True
         return False
 
+    def _answers_others(self) -> bool:
+        """Whether a new client learns of any broker."""
+        try:
+            return bool(
+                self._open(Producer, "probe", {}, {"log_level": 0}, "kafka.client").list_topics(timeout=5).brokers
+            )
+        except KafkaException:
+            return False
+
     def _on_error(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # the errors before it say why
             self._last_error = error.str()
@@ -181,5 +192,8 @@ class Connection:
         self.statistics[name] = report
         nodes = [broker for broker in report.get("brokers", {}).values() if broker.get("nodeid", -1) >= 0]
         self._brokers_up[name] = any(broker.get("state") == "UP" for broker in nodes)
+        if self._was_reached and self._lost.note(name, bool(nodes)):
+            fault = "a fault of the client library"
+            self._refusal = f"the {name} has lost the cluster, though it answers others ({fault}): start again"
         if self.on_statistics is not None:
             self.on_statistics(name, report)

@@ -135,7 +135,7 @@ class DeadLetterTopic:
                     self._send_back(letter, to_topic or letter.topic, place, progress, failures)
                     sent += 1
         finally:  # whatever ended it
-            left = self._producer.flush(FLUSH_TIMEOUT_S)
+            left = self._flush(failures)
             if code is None:
                 self._remember(progress)
         if left or failures:
@@ -143,6 +143,14 @@ class DeadLetterTopic:
                 f"not every dead letter was sent back ({failures[0] if failures else 'no acknowledgement'}); try again"
             )
         return sent, skipped
+
+    def _flush(self, failures: list[str]) -> int:
+        """Wait for the acknowledgements; how many did not come."""
+        try:
+            return self._producer.flush(FLUSH_TIMEOUT_S)
+        except KafkaException as error:  # the producer is no good any more
+            failures.append(error.args[0].str())
+            return len(self._producer)
 
     def _send_back(
         self, letter: DeadLetter, topic: str, place: tuple[int, int], progress: Progress, failures: list[str]
