@@ -124,12 +124,14 @@ def test_every_number_is_answered_once_whatever_dies(
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("mutant", ["no_rewind", "early_commit"])
+@pytest.mark.parametrize(
+    ("mutant", "protocol"), [("no_rewind", "classic"), ("no_rewind", "consumer"), ("early_commit", "classic")]
+)
 def test_the_test_finds_a_worker_that_breaks_the_promise(
-    mutant: str, single: KafkaCluster, deliver: MakeDelivery
+    mutant: str, protocol: str, single: KafkaCluster, deliver: MakeDelivery
 ) -> None:
     """A test of the test: without the rewind, or with offsets committed too early, answers are missing."""
-    published, beside, _, _ = storm(deliver(single, 4), single, "classic", OF_A_MUTANT, mutant)
+    published, beside, _, _ = storm(deliver(single, 4), single, protocol, OF_A_MUTANT, mutant)
     assert faults(beside, published)["missing"] > 0
 
 

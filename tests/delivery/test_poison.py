@@ -6,13 +6,16 @@ import time
 
 import pytest
 
+from tests.delivery import dead_letters
 from tests.delivery.conftest import PATIENCE_S, MakeDelivery
+from tests.delivery.dead_letters import Letter
 from tests.kafka_server import KafkaCluster
 from tests.system.traffic import publish, request
 
 pytestmark = pytest.mark.broker
 
 COUNT = 600
+PARTITIONS = 2
 GUILTY = {"raise": 99, "abort": 333, "hang": 444}
 MAX_ATTEMPTS = 3
 
@@ -23,10 +26,11 @@ MAX_ATTEMPTS = 3
     [
         ("at_least_once", ("raise", "abort")),
         ("exactly_once", ("raise", "hang")),
+        ("exactly_once", ("raise", "abort")),
         ("queue", ("raise", "abort")),
+        ("queue", ("raise", "hang")),
         pytest.param("at_least_once", ("raise", "abort", "hang"), marks=pytest.mark.soak),
         pytest.param("exactly_once", ("raise", "abort", "hang"), marks=pytest.mark.soak),
-        pytest.param("queue", ("raise", "hang"), marks=pytest.mark.soak),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
@@ -34,9 +38,9 @@ def test_guilty_records_are_dead_letters_and_their_neighbours_are_answered(
     mode: str, whats: tuple[str, ...], single: KafkaCluster, deliver: MakeDelivery
 ) -> None:
     """Within delivery.max_attempts restarts for each that takes the process down, none for one that only raises."""
-    delivery = deliver(single, 2)
+    delivery = deliver(single, PARTITIONS)
     guilty = {what: GUILTY[what] for what in whats}
-    publish(delivery.servers, delivery.input_topic, (request(number) for number in range(COUNT)), 2)
+    publish(delivery.servers, delivery.input_topic, (request(number) for number in range(COUNT)), PARTITIONS)
     worker = delivery.worker(
         "worker",
         mode,
@@ -61,7 +65,14 @@ def test_guilty_records_are_dead_letters_and_their_neighbours_are_answered(
     killers = len(guilty) - ("raise" in guilty)
     assert MAX_ATTEMPTS * min(killers, 1) <= deaths <= MAX_ATTEMPTS * killers  # two may share a death
     worker.await_ready().leave()
+    letters = dead_letters.read(delivery.servers, delivery.dead_letter_topic, PARTITIONS)
+    due = {
+        Letter(f"{delivery.input_topic}/{n % PARTITIONS}/{n // PARTITIONS}", "inference_failed", request(n))
+        for n in guilty.values()
+    }
+    assert set(letters) == due
     if mode == "exactly_once":
+        assert len(letters) == len(guilty)
         assert answers.errors["inference_failed"] == len(guilty)
         assert answers.duplicates == 0
         assert answers.out_of_order() == 0

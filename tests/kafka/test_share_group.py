@@ -41,6 +41,7 @@ class Member:
         self.said: dict[int, AcknowledgeType] = {}
         self.known: dict[int, AcknowledgeType] = {}  # to the broker, too
         self.is_closed = False
+        self.on_close: Callable[[], object] = lambda: None
 
     def set_acknowledgement_commit_callback(self, _callback: object) -> None: ...
 
@@ -61,6 +62,7 @@ class Member:
         self.known |= self.said
 
     def close(self) -> None:
+        self.on_close()
         self.is_closed = True
 
 
@@ -216,3 +218,24 @@ def test_what_is_held_at_the_end_is_given_back(site: Site) -> None:
     site.mode.close()
     assert site.members[0].said == {1: RELEASE, 2: RELEASE}
     assert all(member.is_closed for member in site.members)
+
+
+def test_members_that_hold_nothing_leave_before_anything_is_given_back(site: Site) -> None:
+    """They would be given it at once, and an innocent record would have been given out once more."""
+    site.take(GivenOut(1))
+    holder, idle = site.members
+    given_back: list[dict[int, AcknowledgeType]] = []
+    idle.on_close = lambda: given_back.append(dict(holder.said))
+    site.mode.close()
+    assert given_back == [{}]
+    assert holder.known == {1: RELEASE}
+
+
+def test_a_second_member_joins_only_when_nothing_was_given_out_before(site: Site) -> None:
+    """An idle one's records count as given out whenever the process dies, though they never ran."""
+    site.take(GivenOut(1, 2))
+    assert len(site.members) == 1
+    site.answer(*site.mode.take(100, 0.0))
+    site.mode.settle(0.0)
+    site.take(GivenOut(2))
+    assert len(site.members) == 2

@@ -47,7 +47,8 @@ def judge_failures(
                 f"topic {topic} does not take answers: {with_remedy(error, kafka, topic)}; nothing was committed for it"
             )
         elif error.code() not in LOSSES:
-            why = f"topic {topic} did not take an answer: {error.str()}"
-            log.warning("%s", why)
             outcomes.add(Outcome.BROKEN)
+            if why != (seen := f"topic {topic} did not take an answer: {error.str()}"):
+                why = seen
+                log.warning("%s", why)  # once: it is the same for all messages of a transaction
     return next(each for each in WORST_FIRST if each in outcomes), why

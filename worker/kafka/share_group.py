@@ -59,7 +59,9 @@ class ShareGroup(Acknowledged):
         for ledger, count in Counter([entry.ledger for entry in taken]).items():
             self.on_taken(ledger, count)
         entries = [entry for entry in taken if times(entry) == 1]
-        if len(entries) < len(taken):
+        if len(entries) == len(taken):
+            self._intake.widen()
+        else:
             log.warning("%d records were given out before; they run in small groups", len(taken) - len(entries))
             for entry in self._suspects.add(entry for entry in taken if times(entry) > 1):
                 why = f"the record was given out {times(entry)} times and never answered"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from confluent_kafka import AcknowledgeType, KafkaError, KafkaException, Message, ShareConsumer, TopicPartition
@@ -69,15 +69,26 @@ class ShareIntake:
             KafkaRefused: this cluster has no share groups.
         """
         self._prepare_group()
-        for number in range(SEATS):
-            client = self._connection.open_share_consumer(
-                f"consumer-{number}",
-                DEFAULTS,
-                {**self._settings.consumer, "group.id": self._settings.group_id},
-            )
-            client.set_acknowledgement_commit_callback(self._acknowledged)
-            client.subscribe(list(self._settings.input_topics))
-            self._seats.append(Seat(client))
+        self._open_seat()
+
+    def widen(self) -> None:
+        """Have all members, now that what is given out was not given out before.
+
+        Not from the start: what an idle one fetches, and its successor again, is given out once more with every death,
+        though it never ran.
+        """
+        if len(self._seats) < SEATS:
+            self._open_seat()
+
+    def _open_seat(self) -> None:
+        client = self._connection.open_share_consumer(
+            f"consumer-{len(self._seats)}",
+            DEFAULTS,
+            {**self._settings.consumer, "group.id": self._settings.group_id},
+        )
+        client.set_acknowledgement_commit_callback(self._acknowledged)
+        client.subscribe(list(self._settings.input_topics))
+        self._seats.append(Seat(client))
 
     @property
     def in_flight(self) -> int:
@@ -136,15 +147,17 @@ class ShareIntake:
                 log.warning("acknowledgements failed: %s", error.args[0].str())
 
     def close(self) -> None:
-        """Give back what is held, and leave; the client's own wait for the broker's word on it may last a minute."""
+        """Give back what is held, and leave; the client's own wait for the broker's word on it may last a minute.
+
+        Idle members leave first: one whose last poll was in vain still fetches, and would be given what the others
+        give back. Kafka counts that, and an innocent record would look guilty.
+        """
+        deadline = Deadline(CLOSE_TIMEOUT_S)
+        idle, holders = ([seat for seat in self._seats if bool(seat.held) is holds] for holds in (False, True))
+        _leave(idle, deadline.left_s / 2)
         for entry in list(self._seat_of):
             self.release(entry)
-        deadline = Deadline(CLOSE_TIMEOUT_S)
-        leaving = [threading.Thread(target=seat.client.close, daemon=True) for seat in self._seats]
-        for thread in leaving:
-            thread.start()
-        for thread in leaving:
-            thread.join(deadline.left_s)
+        _leave(holders, deadline.left_s)
 
     def _admit(self, seat: Seat, message: Message) -> Entry:
         place = (message.topic() or "", message.partition() or 0)
@@ -200,3 +213,12 @@ class ShareIntake:
                 "the group's settings cannot be read or set: %s; set share.auto.offset.reset=earliest for it yourself",
                 error.args[0].str(),
             )
+
+
+def _leave(seats: Sequence[Seat], timeout_s: float) -> None:
+    deadline = Deadline(timeout_s)
+    leaving = [threading.Thread(target=seat.client.close, daemon=True) for seat in seats]
+    for thread in leaving:
+        thread.start()
+    for thread in leaving:
+        thread.join(deadline.left_s)
