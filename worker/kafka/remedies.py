@@ -13,6 +13,7 @@ REMEDIES = {
     KafkaError.SASL_AUTHENTICATION_FAILED: LOGIN,
     KafkaError.UNSUPPORTED_SASL_MECHANISM: LOGIN,
     KafkaError._SSL: CERTIFICATE,
+    KafkaError._MSG_TIMED_OUT: "see to its brokers; message.timeout.ms in kafka.producer says how long to wait",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant IdempotentWrite on the cluster",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "grant Write on this transactional id",
 }
