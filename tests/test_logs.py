@@ -11,6 +11,7 @@ from datetime import datetime
 
 import pytest
 
+from tests.clock import Clock
 from worker import logs
 from worker.sections import LoggingSettings
 
@@ -93,15 +94,6 @@ def test_what_no_terminal_can_show_is_still_written(capsys: pytest.CaptureFixtur
     assert sys.stderr is not None
     logging.getLogger("x").error("name %r and %s", "\udcff", "\udcff".encode("utf-8", "backslashreplace").decode())
     assert len(lines_of(capsys)) == 1
-
-
-class Clock:
-    """What time.monotonic() says, as the test likes it."""
-
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def message(text: str) -> logging.LogRecord:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.clock import Clock
 from tests.pages import SETTINGS_FILE
 from tests.records import FakeRecord
 from tests.scripted_backend import ScriptedBackend
@@ -47,16 +48,6 @@ class Idle:
 
     def in_flight(self) -> int:
         return 0
-
-
-class Clock:
-    """time.monotonic for the time of a test."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class Scene:

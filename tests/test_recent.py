@@ -6,18 +6,9 @@ import time
 
 import pytest
 
+from tests.clock import Clock
 from worker.metrics import Metrics
 from worker.recent import STEP_S, STEPS, WINDOW_S, Recent, Totals
-
-
-class Clock:
-    """time.monotonic for the time of a test."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class Scene:
