@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from worker.errors import KafkaRefused
 from worker.kafka.connection import Connection
 from worker.kafka.group_client import open_group_client
+from worker.kafka.leaving import close_within
 from worker.kafka.ledger import Entry, PartitionLedger, Place, Reports
 from worker.kafka.offsets import Offsets
 from worker.sections import ClientValue, KafkaSettings
@@ -231,11 +231,8 @@ class GroupConsumer:
                 time.sleep(0.05)
 
     def close(self) -> None:
-        """Leave the group; what is not committed goes to the successor. The client's own wait knows no deadline."""
-        leaving = threading.Thread(target=self._client.close, name="leaving", daemon=True)
-        leaving.start()
-        leaving.join(CLOSE_TIMEOUT_S)
-        if leaving.is_alive():
+        """Leave the group; what is not committed goes to the successor."""
+        if not close_within(CLOSE_TIMEOUT_S, [self._client]):
             log.warning("the group does not let us go in %g s; it will miss us", CLOSE_TIMEOUT_S)
 
     def failed(self, error: KafkaError) -> None:

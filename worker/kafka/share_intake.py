@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import AcknowledgeType, KafkaError, KafkaException, Message, ShareConsumer, TopicPartition
@@ -15,6 +14,7 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from worker.deadline import Deadline
 from worker.errors import KafkaRefused
 from worker.kafka.connection import Connection, client_log
+from worker.kafka.leaving import close_within
 from worker.kafka.ledger import Entry, PartitionLedger, Reports
 from worker.records import readable
 from worker.sections import KafkaSettings
@@ -154,10 +154,10 @@ class ShareIntake:
         """
         deadline = Deadline(CLOSE_TIMEOUT_S)
         idle, holders = ([seat for seat in self._seats if bool(seat.held) is holds] for holds in (False, True))
-        _leave(idle, deadline.left_s / 2)
+        close_within(deadline.left_s / 2, [seat.client for seat in idle])
         for entry in list(self._seat_of):
             self.release(entry)
-        _leave(holders, deadline.left_s)
+        close_within(deadline.left_s, [seat.client for seat in holders])
 
     def _admit(self, seat: Seat, message: Message) -> Entry:
         place = (message.topic() or "", message.partition() or 0)
@@ -213,12 +213,3 @@ class ShareIntake:
                 "the group's settings cannot be read or set: %s; set share.auto.offset.reset=earliest for it yourself",
                 error.args[0].str(),
             )
-
-
-def _leave(seats: Sequence[Seat], timeout_s: float) -> None:
-    deadline = Deadline(timeout_s)
-    leaving = [threading.Thread(target=seat.client.close, daemon=True) for seat in seats]
-    for thread in leaving:
-        thread.start()
-    for thread in leaving:
-        thread.join(deadline.left_s)
