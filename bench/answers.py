@@ -16,6 +16,7 @@ CHECK_EVERY = 97  # every 97th answer's content is looked at
 QUIET_S = 1.0
 READ_TIMEOUT_S = 20.0
 AT_ONCE = 1000
+STEADY = (0.3, 0.9)  # shares of the answers: when all processes have joined the group, and before the stragglers
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Answers:
 
     first_s: float  # Unix time at which the broker appended the first result
     last_s: float
-    steady_per_s: float  # of the middle eight tenths: without joining the group, and without the stragglers
+    steady_per_s: float  # of the STEADY part
     missing: int
     duplicates: int
     wrong: int  # of those looked at
@@ -65,8 +66,7 @@ def read(bootstrap_servers: str, topic: str, results: int, requests: Requests, *
 
 
 def _steady(came_s: np.ndarray) -> float:
-    tenth = len(came_s) // 10
-    first, last = tenth, len(came_s) - 1 - tenth
+    first, last = (int(share * (len(came_s) - 1)) for share in STEADY)
     return float((last - first) / max(0.001, came_s[last] - came_s[first]))
 
 

@@ -14,6 +14,8 @@ import confluent_kafka
 import psutil
 
 from tests.kafka_jars import KAFKA_VERSION
+from worker.errors import EngineError
+from worker.gpu.flavour import load_tensorrt
 
 PACKAGES = ("confluent-kafka", "onnxruntime", "msgspec", "msgpack", "numpy")
 
@@ -35,23 +37,27 @@ def facts() -> dict[str, str | int | float]:
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             facts[package] = version(package)
-    if gpu := _gpu():
-        facts["gpu"] = gpu
+    if found := gpus():
+        facts["gpu"] = found[0]
+        with contextlib.suppress(EngineError):
+            facts["tensorrt"] = str(load_tensorrt())
     return facts
 
 
-def _java() -> str:
-    said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr.splitlines()
-    return said[0] if said else "unknown"
-
-
-def _gpu() -> str:
-    """Name and driver of the first GPU; empty where there is none."""
+def gpus() -> list[str]:
+    """Name and driver of each GPU."""
     query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-        return found.stdout.splitlines()[0].strip()
-    return ""
+        return [line.strip() for line in found.stdout.splitlines()]
+    return []
+
+
+def _java() -> str:
+    with contextlib.suppress(OSError):
+        said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr.splitlines()
+        return said[0] if said else "unknown"
+    return "none"
 
 
 def _cpu_model() -> str:

@@ -35,7 +35,7 @@ class Figures:
 
     contestant: str
     records_per_s: float  # from the first answer to the last
-    steady_per_s: float  # of the middle eight tenths
+    steady_per_s: float  # see answers.STEADY
     cpu_us: float  # user + system of all its processes, a record
     main_thread_us: float
     missing: int

@@ -30,7 +30,7 @@ def load(results: Path = RESULTS) -> Documents:
     """All documents of the bench, in the order of the scenarios."""
     order = list(SCENARIOS)
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
-    return sorted((each for each in found if "kind" in each), key=lambda each: order.index(_scenario(each)))
+    return sorted((each for each in found if each.get("kind") in BLOCKS), key=lambda each: order.index(_scenario(each)))
 
 
 def fill(text: str, documents: Documents) -> str:

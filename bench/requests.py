@@ -24,7 +24,7 @@ DATATYPES: dict[int, tuple[str, type[np.generic]]] = {
     TensorProto.INT64: ("INT64", np.int64),
 }
 WORDS = 1000  # token ids are below
-FILLERS = 4  # processes that fill a topic
+FILLERS = 8  # processes that fill a topic
 ALONE_BYTES = 256 << 20  # what one process fills as fast
 
 

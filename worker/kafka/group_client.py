@@ -20,8 +20,10 @@ DEFAULTS = {
     "fetch.max.bytes": 8 * 1024 * 1024,
     "max.partition.fetch.bytes": 4 * 1024 * 1024,
     "topic.metadata.refresh.interval.ms": 60_000,
+    "heartbeat.interval.ms": 500,  # a member hears of a rebalance when it next says that it lives, and the rest waits
 }
-CLASSIC_ONLY = ("partition.assignment.strategy",)  # librdkafka refuses them with group.protocol: consumer
+# librdkafka refuses these with group.protocol: consumer
+CLASSIC_ONLY = ("partition.assignment.strategy", "heartbeat.interval.ms")
 
 
 def open_group_client(settings: KafkaSettings, connection: Connection, forced: Mapping[str, Any]) -> Consumer:
