@@ -108,7 +108,7 @@ def show(console: Console, scenario: Scenario, value_bytes: int, found: Outcome)
             str(row["missing"] + row["duplicates"] + row["wrong"] + row["uncommitted"]),
         )
     table.caption = (
-        "records/s: from the first answer to the last, by the broker's clock; of several processes: the part from 3/10 to 9/10\n"
+        "records/s: from the first answer to the last, by the broker's clock; of several processes: from 3/10 to 9/10\n"
         "CPU µs: user and system time of all its processes a record; thread µs: of its main thread\n"
         "faults: answers missing, given twice or wrong, and records not committed"
     )

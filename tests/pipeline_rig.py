@@ -86,10 +86,13 @@ class Rig:
             self.pipeline.step()
         return time.monotonic() - start_s
 
-    def turn_for(self, seconds: float) -> None:
-        end_s = time.monotonic() + seconds
+    def turn_for(self, seconds: float) -> int:
+        """How many steps it took."""
+        end_s, steps = time.monotonic() + seconds, 0
         while time.monotonic() < end_s:
             self.pipeline.step()
+            steps += 1
+        return steps
 
     def turn_until_all_ended(self) -> None:
         sent = sum(self.delivery._offsets.values()) + len(self.delivery._offsets)

@@ -172,6 +172,7 @@ class ScriptedBackend:
         self.lanes = [ScriptedLane(self, max_rows, max_bytes) for _ in range(lanes)]
         self.batches: list[Batch] = []  # all that were launched, in that order
         self.busy_seconds = 0.0
+        self.is_saturated = False
         self.is_closed = False
         self._broken: GpuError | None = None
 

@@ -128,3 +128,23 @@ def test_a_blocked_loop_does_not_spin() -> None:
     cpu_s = time.process_time()
     rig.turn_for(0.5)
     assert time.process_time() - cpu_s < 0.2
+
+
+def test_a_saturated_backend_gets_full_batches_only() -> None:
+    """What came late goes with what came early; the delay counts again when there is room. Nobody spins meanwhile."""
+    rig = Rig(max_rows=4, max_delay_s=0.002)
+    rig.backend.is_saturated = True
+    rig.ask(1)
+    steps = rig.turn_for(0.2)
+    assert rig.backend.batches == []
+    assert steps < 100
+    for number in range(3):
+        rig.ask(number)
+    rig.turn_until_all_ended()
+    assert [batch.rows for batch in rig.backend.batches] == [4]
+    rig.ask(5)
+    rig.turn_for(0.05)
+    assert len(rig.backend.batches) == 1
+    rig.backend.is_saturated = False
+    rig.turn_until_all_ended()
+    assert [batch.rows for batch in rig.backend.batches] == [4, 1]

@@ -112,7 +112,8 @@ def _supervisor(
             memory = create(f"trt-worker-{index}", seats, host.seat_bytes)
             stack.callback(memory.close)
             stack.enter_context(host.pinned(memory.bytes))
-            hello = Hello(index, settings, backend.model, backend.describe(), seats, memory.seat_bytes)
+            lanes = -(-backend.lane_count // count)
+            hello = Hello(index, settings, backend.model, backend.describe(), lanes, seats, memory.seat_bytes)
             posts.append(Post(index, memory, hello.pack()))
         log.info("%d intake processes, each with %d seats of %.1f MiB", count, seats, host.seat_bytes / MIB)
         supervisor = Supervisor(

@@ -60,7 +60,7 @@ def serve(link: Link, channel: socket.socket, memory: int) -> None:
     logs.set_up(settings.logging)
     metrics, heartbeat = Metrics(), Heartbeat()
     seats = SeatMemory(memory, hello.seats, hello.seat_bytes)
-    backend = SeatBackend(channel, seats, hello.model, hello.labels, settings.engine.lane_timeout_s)
+    backend = SeatBackend(channel, seats, hello.model, hello.labels, hello.lanes, settings.engine.lane_timeout_s)
     with open_member(settings, backend, metrics, heartbeat) as member:
         member.delivery.check()
         since_s = time.monotonic()

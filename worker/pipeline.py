@@ -162,7 +162,7 @@ class Pipeline:
             sleep_s = RUNNING_S
         elif self._delivery.unacknowledged:
             sleep_s = UNACKNOWLEDGED_S
-        due_s = self._batcher.due_s
+        due_s = None if self._backend.is_saturated else self._batcher.due_s
         return sleep_s if due_s is None else min(sleep_s, max(0.0, due_s - time.monotonic()))
 
     def _decode(self, tickets: Sequence[Any]) -> None:
@@ -200,7 +200,7 @@ class Pipeline:
     def _launch(self, *, everything: bool = False) -> bool:
         """Start what is due; whether there was anything."""
         now_s = time.monotonic()
-        due = self._batcher.take_due(now_s, everything=everything)
+        due = self._batcher.take_due(now_s, everything=everything, only_full=self._backend.is_saturated)
         for batch in due:
             batch.lane.launch(batch.rows)
             self._running[batch.lane] = batch

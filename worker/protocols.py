@@ -79,6 +79,10 @@ class Backend(Protocol):
     def busy_seconds(self) -> float:
         """Seconds since the start in which at least one batch was running."""
 
+    @property
+    def is_saturated(self) -> bool:
+        """Whether a batch launched now would only wait for others; one that is not full may as well go on filling."""
+
     def acquire(self) -> Lane | None:
         """A free lane, or None while all are taken."""
 

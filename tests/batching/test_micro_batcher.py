@@ -54,6 +54,18 @@ def test_a_batch_leaves_when_its_oldest_record_is_old_enough() -> None:
     assert bench.batcher.due_s is None
 
 
+def test_an_old_batch_stays_while_only_full_ones_may_leave() -> None:
+    """It goes on filling, and leaves when it is full, or when they all may."""
+    bench = Bench(max_rows=3)
+    bench.add(row(1), at_s=100.0)
+    assert bench.batcher.take_due(200.0, only_full=True) == []
+    bench.add(row(2), at_s=200.0)
+    bench.add(row(3), at_s=200.0)
+    assert [batch.rows for batch in bench.batcher.take_due(200.0, only_full=True)] == [3]
+    bench.add(row(4), at_s=100.0)
+    assert [batch.rows for batch in bench.batcher.take_due(200.0, everything=True, only_full=True)] == [1]
+
+
 def test_the_next_batch_has_an_age_of_its_own() -> None:
     bench = Bench()
     bench.add(row(1), at_s=100.0)

@@ -21,7 +21,7 @@ MOST_ROWS = 8
 def main() -> None:
     channel, memory, seats, seat_bytes, first, batches = map(int, sys.argv[1:])
     backend = SeatBackend(
-        socket.socket(fileno=channel), SeatMemory(memory, seats, seat_bytes), MODEL, {}, answer_timeout_s=10.0
+        socket.socket(fileno=channel), SeatMemory(memory, seats, seat_bytes), MODEL, {}, lanes=1, answer_timeout_s=10.0
     )
     sent: dict[SeatLane, tuple[int, int]] = {}  # seat -> the number in it, rows
     number = 0

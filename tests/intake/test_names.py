@@ -37,7 +37,7 @@ def test_every_intake_process_has_its_own_transactional_id_and_instance_id(tmp_p
 def test_settings_arrive_as_they_were_checked(tmp_path: Path) -> None:
     """Whatever the environment of the new process says."""
     model = ModelSpec("m", "1", (TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP16", (-1, 2)),), 64, "abc")
-    hello = Hello(2, settings(tmp_path, ", client: {sasl.password: secret}"), model, {"gpu": "none"}, 3, 4096)
+    hello = Hello(2, settings(tmp_path, ", client: {sasl.password: secret}"), model, {"gpu": "none"}, 1, 3, 4096)
     assert unpack(hello.pack()) == hello
 
 

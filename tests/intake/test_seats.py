@@ -29,11 +29,11 @@ ROW = ((COLUMNS,),)
 class Side:
     """A seat backend in this process, and the server's view on it."""
 
-    def __init__(self, server: EngineServer, index: int, seats: int, answer_timeout_s: float = 5.0) -> None:
+    def __init__(self, server: EngineServer, index: int, seats: int, lanes: int = 1) -> None:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.memory = create("test", seats, ManualHost.seat_bytes)
         self.client: Client = server.add(index, ours, self.memory)
-        self.backend = SeatBackend(its, self.memory, MODEL, {"gpu": "none"}, answer_timeout_s)
+        self.backend = SeatBackend(its, self.memory, MODEL, {"gpu": "none"}, lanes, answer_timeout_s=5.0)
         self._server = server
 
     def launch(self, value: float, rows: int = 2) -> SeatLane:
@@ -79,8 +79,8 @@ def server(host: ManualHost) -> Iterator[EngineServer]:
 def side(server: EngineServer) -> Iterator[MakeSide]:
     with ExitStack() as stack:
 
-        def make(index: int = 0, seats: int = 3) -> Side:
-            made = Side(server, index, seats)
+        def make(index: int = 0, seats: int = 3, lanes: int = 1) -> Side:
+            made = Side(server, index, seats, lanes)
             stack.callback(made.memory.close)
             stack.callback(made.backend.close)
             return made
@@ -125,6 +125,28 @@ def test_ten_thousand_batches_of_three_processes_each_get_their_own_answer(tmp_p
     for memory in memories:
         memory.close()
     assert [user.returncode for user in users] == [0, 0, 0], said
+
+
+def test_it_is_saturated_while_its_share_of_the_lanes_is_at_work(
+    host: ManualHost, server: EngineServer, side: MakeSide
+) -> None:
+    """Seats that are only filling do not count, nor does what has ended."""
+    ours = side(lanes=2)
+
+    def is_saturated() -> bool:
+        return ours.backend.is_saturated
+
+    ours.launch(1.0)
+    filling = ours.backend.acquire()
+    assert filling is not None
+    assert not is_saturated()
+    ours.launch(2.0)
+    assert is_saturated()
+    server.step(0.0)
+    host.end()
+    server.step(0.0)
+    assert len(ours.backend.finished(1.0)) == 1
+    assert not is_saturated()
 
 
 def test_batches_run_in_order_of_arrival_whoever_they_are_of(

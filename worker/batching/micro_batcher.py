@@ -116,17 +116,20 @@ class MicroBatcher(Generic[LaneT]):
         """Put requests of a failed batch back, to run as a batch of their own."""
         self._again.append(requests)
 
-    def take_due(self, now_s: float, *, everything: bool = False) -> list[OpenBatch[LaneT]]:
+    def take_due(self, now_s: float, *, everything: bool = False, only_full: bool = False) -> list[OpenBatch[LaneT]]:
         """The batches that must leave now: full ones, old ones, retries; with `everything`, all of them.
+
+        With `only_full`, an old one that has room stays.
 
         The caller owns them and their lanes from here on.
         """
         while self._again and (batch := self._gather_again(self._again[0])) is not None:
             self._again.popleft()
             self._ready.append(batch)
-        latest_s = now_s if everything else now_s - self._max_delay_s
-        for group in [group for group, batch in self._filling.items() if batch.opened_s <= latest_s]:
-            self._ready.append(self._filling.pop(group))
+        if everything or not only_full:
+            latest_s = now_s if everything else now_s - self._max_delay_s
+            for group in [group for group, batch in self._filling.items() if batch.opened_s <= latest_s]:
+                self._ready.append(self._filling.pop(group))
         due, self._ready = self._ready, []
         return due
 

@@ -123,6 +123,8 @@ class CpuLane:
 class CpuBackend:
     """Runs an ONNX model on this machine's cores; see protocols.Backend."""
 
+    is_saturated = False  # whoever has a lane runs at once
+
     def __init__(
         self, path: Path, *, name: str, version: str, lanes: int, max_rows: int, max_bytes: int, reason: str = ""
     ) -> None:

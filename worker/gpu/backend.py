@@ -22,6 +22,8 @@ LONGEST_SLEEP_S = 250e-6
 class TensorRtBackend:
     """protocols.Backend on a GPU; made by loading.open_tensorrt_backend(). One thread calls it."""
 
+    is_saturated = False  # whoever has a lane runs at once
+
     def __init__(
         self,
         model: ModelSpec,

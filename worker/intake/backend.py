@@ -92,6 +92,7 @@ class SeatBackend:
         memory: SeatMemory,
         model: ModelSpec,
         labels: Mapping[str, str],
+        lanes: int,
         answer_timeout_s: float,
     ) -> None:
         """Args:
@@ -99,11 +100,13 @@ class SeatBackend:
         memory: the seats.
         model: what the engine takes and gives.
         labels: of engine_info.
+        lanes: this process's share of the engine's lanes.
         answer_timeout_s: how long the engine process may take to answer a question.
         """
         self.model = model
         self._channel = channel
         self._labels = dict(labels)
+        self._lanes = lanes
         self._answer_timeout_s = answer_timeout_s
         self._seats = [SeatLane(self, number, memory.seat(number)) for number in range(memory.seats)]
         self._free = deque(self._seats)
@@ -126,6 +129,15 @@ class SeatBackend:
     @property
     def busy_seconds(self) -> float:
         return self._busy_s + (time.monotonic() - self._busy_since_s if self._running else 0.0)
+
+    @property
+    def is_saturated(self) -> bool:
+        """Seats are not lanes: what is above our share of those waits in the engine process.
+
+        Several processes fill their batches more slowly than one would; if each sent what it has after
+        batching.max_delay_ms, a busy engine would run small batches, and remain busy with them.
+        """
+        return self._running >= self._lanes
 
     def acquire(self) -> SeatLane | None:
         return self._free.popleft() if self._free else None

@@ -19,6 +19,7 @@ class Hello:
     settings: Settings  # of the whole service
     model: ModelSpec
     labels: Mapping[str, str]  # Backend.describe()
+    lanes: int  # of the engine's, this process's share, rounded up
     seats: int
     seat_bytes: int
 
