@@ -40,7 +40,8 @@ def facts() -> dict[str, str | int | float]:
     if found := gpus():
         facts["gpu"] = found[0]
         with contextlib.suppress(EngineError):
-            facts["tensorrt"] = str(load_tensorrt())
+            trt = load_tensorrt()
+            facts["tensorrt"] = f"{trt.flavour} {trt.version}"
     return facts
 
 

@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import plots
+from bench import own_reports, plots
 from bench.command import RESULTS
 from bench.contestants import IDEAL
+from bench.own_reports import table
 from bench.plots import Bar
 from bench.scenario import SCENARIOS
+from worker.config import ENV_PREFIX
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-BLOCK = re.compile(r"(<!-- (?P<kind>[a-z]+)(?: (?P<label>[\w.-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (?P<kind>[a-z_]+)(?: (?P<label>[\w.-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 NEAR = 0.9
 NOTHING = "Not measured yet.\n"
 HAND = ("careful", "batch-1", "quix", "triton")
@@ -30,15 +32,16 @@ def load(results: Path = RESULTS) -> Documents:
     """All documents of the bench, in the order of the scenarios."""
     order = list(SCENARIOS)
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
-    return sorted((each for each in found if each.get("kind") in BLOCKS), key=lambda each: order.index(_scenario(each)))
+    known = [{"label": "", **each, "kind": own_reports.kind_of(each)} for each in found]
+    return sorted(known, key=lambda each: order.index(name) if (name := _scenario(each)) in order else -1)
 
 
 def fill(text: str, documents: Documents) -> str:
     """The page with every block made anew."""
 
     def block(found: re.Match[str]) -> str:
-        mine = [each for each in documents if each["label"] == (found["label"] or "")]
-        return f"{found[1]}\n{BLOCKS[found['kind']](mine)}\n{found[4]}"
+        mine = [each for each in _of(documents, found["kind"]) if each["label"] == (found["label"] or "")]
+        return f"{found[1]}\n{BLOCKS[found['kind']](mine) if mine else NOTHING}\n{found[4]}"
 
     return BLOCK.sub(block, text)
 
@@ -61,11 +64,8 @@ def draw(documents: Documents) -> Mapping[str, str]:
     return drawn
 
 
-def _throughput(documents: Documents) -> str:
+def _throughput(found: Documents) -> str:
     """Two tables: records a second, and processor time; a column for each scenario."""
-    found = _of(documents, "throughput")
-    if not found:
-        return NOTHING
     names = list(dict.fromkeys(name for each in found for name in (*each["medians"], *each["failed"])))
     rate = [[name, *(_rate(each["medians"].get(name)) for each in found)] for name in names]
     cpu = [[name, *(_cpu(each["medians"].get(name)) for each in found)] for name in names if name != IDEAL]
@@ -76,10 +76,11 @@ def _throughput(documents: Documents) -> str:
         _machines(found),
         _plot("throughput", found),
         "Records a second; in brackets the share of `raw`, and of `ideal` where there is one:\n",
-        _table(["", *heads], [size, count, *rate]),
+        table(["", *heads], [size, count, *rate]),
         "Processor time a record in µs, all processes; in brackets the main thread's:\n",
-        _table(["", *heads], cpu),
-        _table(["", *heads], [["faults", *(_faults(each) for each in found)]]),
+        table(["", *heads], cpu),
+        table(["", *heads], [["faults", *(_faults(each) for each in found)]]),
+        *(f"- {_scenario(each)}: {_settings(each)}." for each in found if each["settings"]),
         *_verdicts(found),
     ]
     return "\n".join(parts)
@@ -104,6 +105,12 @@ def _verdicts(found: Documents) -> list[str]:
     return [*lines, ""] if lines else []
 
 
+def _settings(document: Mapping[str, Any]) -> str:
+    """The settings that differ from the defaults."""
+    names = {name.removeprefix(ENV_PREFIX): value for name, value in document["settings"].items()}
+    return "with " + ", ".join(f"`{name.replace('__', '.').lower()}` {value}" for name, value in names.items())
+
+
 def _bound(worker: Mapping[str, Any]) -> str:
     busy = worker["main_thread_us"] * worker["records_per_s"] / 1e6
     if worker["of_ideal"] is not None and worker["of_ideal"] >= NEAR:
@@ -113,10 +120,7 @@ def _bound(worker: Mapping[str, Any]) -> str:
     return f"the broker and the client library, or the model (its Python thread is {busy:.0%} busy)"
 
 
-def _latency(documents: Documents) -> str:
-    found = _of(documents, "latency")
-    if not found:
-        return NOTHING
+def _latency(found: Documents) -> str:
     parts = [_machines(found), _plot("latency", found)]
     for each in found:
         rows = [
@@ -130,14 +134,11 @@ def _latency(documents: Documents) -> str:
             for row in each["medians"]
         ]
         parts.append(f"`batching.max_delay_ms` {each['max_delay_ms']:g}, {each['seconds']:g} s a run; ms:\n")
-        parts.append(_table(["", "arrivals", "p50", "p95", "p99", "max", "sent late, p99", "faults"], rows))
+        parts.append(table(["", "arrivals", "p50", "p95", "p99", "max", "sent late, p99", "faults"], rows))
     return "\n".join(parts)
 
 
-def _scaling(documents: Documents) -> str:
-    found = _of(documents, "scaling")
-    if not found:
-        return NOTHING
+def _scaling(found: Documents) -> str:
     parts = [_machines(found), _plot("scaling", found)]
     for each in found:
         rows = [
@@ -145,7 +146,7 @@ def _scaling(documents: Documents) -> str:
             for key, variant in each["variants"].items()
             for name, row in variant["medians"].items()
         ]
-        parts.append(_table(["", "", "records/s", "CPU µs a record", "main thread"], rows))
+        parts.append(table(["", "", "records/s", "CPU µs a record", "main thread"], rows))
         costs = [
             variant["medians"]["worker"]["cpu_us"]
             for key, variant in each["variants"].items()
@@ -156,10 +157,7 @@ def _scaling(documents: Documents) -> str:
     return "\n".join(parts)
 
 
-def _soak(documents: Documents) -> str:
-    found = _of(documents, "soak")
-    if not found:
-        return NOTHING
+def _soak(found: Documents) -> str:
     parts = [_machines(found), _plot("soak", found)]
     for each in found:
         quarter, last, told = each["held"][len(each["held"]) // 4], each["held"][-1], each["answers"]
@@ -176,7 +174,7 @@ def _soak(documents: Documents) -> str:
             f"{each['minutes']:g} minutes, {each['rate']:,.0f} records a second; {told['records']:,} requests, "
             f"{told['missing']} without an answer, {told['duplicates']} answered twice.\n"
         )
-        parts += [said, _table(["", "after a quarter", "at the end"], rows)]
+        parts += [said, table(["", "after a quarter", "at the end"], rows)]
     return "\n".join(parts)
 
 
@@ -185,6 +183,9 @@ BLOCKS: Mapping[str, Callable[[Documents], str]] = {
     "latency": _latency,
     "scaling": _scaling,
     "soak": _soak,
+    "lanes": own_reports.lanes,
+    "tune": own_reports.tune,
+    "gpu_tests": own_reports.gpu_tests,
 }
 
 
@@ -193,10 +194,10 @@ def _of(documents: Documents, kind: str) -> Documents:
 
 
 def _scenario(document: Mapping[str, Any]) -> str:
+    """Empty for what has none."""
     if document["kind"] == "scaling":
         document = next(iter(document["variants"].values()))
-    name: str = document["scenario"]["name"]
-    return name
+    return str(document.get("scenario", {}).get("name", ""))
 
 
 def _machines(found: Documents) -> str:
@@ -216,11 +217,6 @@ def _machines(found: Documents) -> str:
 def _plot(kind: str, found: Documents) -> str:
     label = found[0]["label"]
     return f"![{kind}](../bench/results/{kind}{'-' + label if label else ''}.svg)\n"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    marks = ["---", *("---:" for _ in heads[1:])]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, marks, *rows))
 
 
 def _rate(row: Mapping[str, Any] | None) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Producer
 
-from bench import answers, command, contestants, growth, latency, models, page, peers, report, throughput
+from bench import answers, command, contestants, gpu_tests, growth, latency, models, page, peers, report, throughput
 from bench.answers import CHECK_EVERY
 from bench.growth import Holding
 from bench.one_round import Figures
@@ -345,3 +345,18 @@ def test_the_page_holds_what_was_measured() -> None:
     for name, svg in page.draw(documents).items():
         assert (command.RESULTS / name).read_text(encoding="utf-8") == svg
         assert f"results/{name}" in text
+
+
+def test_what_pytest_reports_is_told_by_outcome() -> None:
+    """Names and reasons; the time of all."""
+    report = """<testsuites><testsuite><testcase classname="tests.gpu.test_a" name="t1" time="1.5"/>
+        <testcase classname="tests.gpu.test_a" name="t2" time="0.5"><skipped message="needs two&#10;more"/></testcase>
+        <testcase classname="tests.gpu.test_b" name="t3" time="0"><failure message="no">where</failure></testcase>
+        </testsuite></testsuites>"""
+    assert gpu_tests.told(report) == {
+        "seconds": 2.0,
+        "passed": ["test_a::t1"],
+        "failure": {"test_b::t3": "no"},
+        "error": {},
+        "skipped": {"test_a::t2": "needs two"},
+    }

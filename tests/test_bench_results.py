@@ -14,14 +14,19 @@ LABELS = ["", "16-cores"]  # of the machines
 MODES = {"worker": "at_least_once", "worker-eos": "exactly_once", "worker-queue": "queue"}
 
 
-def medians(label: str) -> Any:
-    """What docs/performance.md has of the pass-through model on a machine."""
-    (found,) = [
+def found(kind: str, label: str, scenario: str = "") -> Any:
+    """The one document of this kind."""
+    (only,) = [
         each
         for each in page.load()
-        if (each["kind"], each["label"], each["scenario"]["name"]) == ("throughput", label, "pass-through-0.6k")
+        if (each["kind"], each["label"], each.get("scenario", {}).get("name", "")) == (kind, label, scenario)
     ]
-    return found["medians"]
+    return only
+
+
+def medians(label: str) -> Any:
+    """What docs/performance.md has of the pass-through model on a machine."""
+    return found("throughput", label, "pass-through-0.6k")["medians"]
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -40,3 +45,36 @@ def test_the_page_on_delivery_modes_has_these_figures(label: str) -> None:
     by_name = medians(label)
     for name in by_name.keys() & MODES:
         assert f"{round(by_name[name]['records_per_s'], -2):,}" in told, f"{MODES[name]}: {by_name[name]}"
+
+
+@pytest.mark.parametrize(("model", "least"), [("resnet50", 0.95), ("bert_base", 0.95), ("mlp", 0.9)])
+def test_the_lanes_reach_the_ideal_loop(model: str, least: float) -> None:
+    """On a real GPU, without Kafka."""
+    (lanes,) = [each for each in page.load() if each["kind"] == "lanes" and each["what"]["model"] == model]
+    assert lanes["lanes_share_of_ideal"] >= least
+    assert lanes["machine"]["driver"]
+    assert lanes["what"]["command"]
+
+
+def test_lanes_overlap() -> None:
+    """Several beat one by a quarter; a batch comes in less time than its stages take."""
+    (lanes,) = [each for each in page.load() if each["kind"] == "lanes" and each["what"]["model"] == "resnet50"]
+    overlap = lanes["overlap"]
+    assert overlap["gain_over_1_lane"] >= 0.25
+    assert overlap[f"batch_us_{lanes['what']['lanes']}_lanes"] < 0.8 * overlap["sum_of_stages_us"]
+
+
+def test_all_tests_passed_on_a_gpu() -> None:
+    """On two, so that device 1 was there; nothing is skipped but what this TensorRT has no library for."""
+    run = found("gpu_tests", "h100")
+    assert (run["exit_code"], run["failure"], run["error"]) == (0, {}, {})
+    assert len(run["gpus"]) == 2
+    assert list(run["skipped"]) == ["test_engines_on_gpu::test_compatible_engines_run[version]"]
+    assert "test_lanes_on_gpu::test_the_second_gpu_answers_while_the_first_is_current" in run["passed"]
+
+
+def test_the_gpu_is_kept_busy_through_kafka() -> None:
+    """BERT-base is bound by the model; many rows a request need several intake processes."""
+    worker = found("throughput", "h100", "bert-base")["medians"]["worker"]
+    assert worker["of_ideal"] >= 0.97
+    assert found("throughput", "h100", "mlp-256")["medians"]["worker-intake-8"]["rows_per_s"] >= 8_000_000

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.clock import Clock
 from tests.tuning.made_up import run_of
 from worker.errors import GpuError
 from worker.tuning import sweep as sweep_module
@@ -24,6 +25,7 @@ class Machine:
     """Batches cost a start and a share for each row, lanes overlap with less and less use, graphs make starts cheap."""
 
     def __init__(self, noise: float = 0.0, most_lanes: int = 16) -> None:
+        self.clock = Clock()
         self._random = random.Random(5)
         self._noise = noise
         self._most_lanes = most_lanes
@@ -65,9 +67,17 @@ class Machine:
         return best
 
     def run_trial(
-        self, _settings: Any, _backend: Any, _payload: Any, setting: Setting, rate: float | None, *_: Any, **__: Any
+        self,
+        _settings: Any,
+        _backend: Any,
+        _payload: Any,
+        setting: Setting,
+        rate: float | None,
+        seconds: float,
+        **_: Any,
     ) -> Measurement:
         self.measured += 1
+        self.clock.now_s += 1.3 * seconds
         shake = 1 + self._noise * self._random.uniform(-1, 1)
         if rate is None:
             return run_of(setting, self.capacity(setting) * shake, 1000)
@@ -160,6 +170,27 @@ def test_a_spent_budget_ends_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine()
     sweep = sweeper_of(machine, make_grid(LIMITS, 20), Plan(20, seconds=1e-9), monkeypatch).run()
     assert not sweep.points
+
+
+def test_little_time_costs_closeness_and_not_half_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that take long to open leave little for the climb; what was not tried is told."""
+    machine, grid = Machine(), make_grid(LIMITS, 20)
+    monkeypatch.setattr("time.monotonic", machine.clock)
+    opened: set[tuple[Any, int]] = set()
+
+    def get(setting: Setting) -> Machine:
+        if (key := (setting.cuda_graphs, setting.lanes)) not in opened:
+            opened.add(key)
+            machine.clock.now_s += 2.5
+        return machine
+
+    monkeypatch.setattr(machine, "get", get)
+    sweep = sweeper_of(machine, grid, Plan(20, seconds=45), monkeypatch).run()
+    choice = sweep.choice(20)
+    assert choice is not None
+    assert choice.point.rate >= 0.85 * machine.best_rate(grid, 20)
+    assert any("nothing was tried" in note for note in sweep.notes)
+    assert machine.clock.now_s < 1000 + 60
 
 
 def test_the_curve_goes_through_rates_below_and_above(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,9 @@ MOST_SEATS = 6  # of the first selection: rows, lanes and graphs, without the de
 SURVIVORS = (24, 12, 8, 6)  # settings that go on to the next rate
 OF_A_KIND = 3
 FEW = 8  # settings
-AFFORD_SHARE = 0.3  # of the budget, for the first look at one rate
+AFFORD_SHARE = 0.3  # of what is left of the budget, for one rate
+LATEST = 0.9  # of the budget: no other rate after that
+CLOSE = 1.02  # rates that are no nearer are two rates
 REPEATS = 3  # of a measurement that decides something; the median counts
 CURVE = (0.1, 0.3, 0.5, 0.7, 0.85, 1.1, 1.25)  # of the chosen rate, for the picture
 TRACE_UNTIL = 1.5  # of the budget: a report without its curve is none
@@ -182,7 +184,7 @@ class Sweeper:
             if not left or step == len(STEPS) or self._used() > 0.8:
                 break
         if met is not None:
-            self._refine(settings, met)
+            self._refine(settings, met, most)
 
     def _try_given(self, settings: list[Setting]) -> None:
         """Downwards, until one is met: the highest is what is asked for."""
@@ -198,12 +200,18 @@ class Sweeper:
             left = self._survivors(settings, rate, SURVIVORS[1])
         return left, rate
 
-    def _refine(self, settings: list[Setting], met: float) -> None:
-        """Between the highest rate that was met and the next one that was not."""
-        for _ in range(5):
-            above = [rate for _, rate in self.sweep.points if rate > met]
-            rate = round_rate((met + min(above)) / 2 if above else 1.05 * met)
-            if self._used() > 0.9 or not settings or rate / met < 1.02:
+    def _refine(self, settings: list[Setting], met: float, most: float) -> None:
+        """Between the highest rate that was met and the next one that was not, or what can be carried at all."""
+        settings = settings[: SURVIVORS[-1]]
+        while True:
+            above = min((rate for _, rate in self.sweep.points if rate > met), default=max(most, 1.1 * met))
+            rate = round_rate((met + above) / 2)
+            if rate / met < CLOSE:
+                return
+            if self._used() > LATEST:
+                self.sweep.notes.append(
+                    f"the time is used up: between {met:,.0f}/s and {above:,.0f}/s nothing was tried; see --seconds"
+                )
                 return
             if left := self._survivors(settings, rate, SURVIVORS[-1]):
                 settings, met = left, rate
@@ -211,13 +219,14 @@ class Sweeper:
     def _survivors(self, settings: Sequence[Setting], rate: float, most: int) -> list[Setting]:
         """Those that meet the target at this rate, quickest first; interleaved repetitions where it is close."""
         able = [setting for setting in settings if self._carries(setting) > 0.9 * rate]
-        affordable = AFFORD_SHARE * self._plan.seconds / (1.3 * self._run_s(rate))
-        able = able[: max(FEW, int(affordable))]
+        share = AFFORD_SHARE * max(0.0, LATEST - self._used())
+        able = able[: max(FEW, int(share * self._plan.seconds / (1.3 * self._run_s(rate))))]
+        until = self._used() + share
         self._measure(able, rate)
         for repeat in range(1, REPEATS):
             doubtful = [setting for setting in able if self._is_doubtful(setting, rate, is_last=len(able) <= FEW)]
             quickest = sorted(doubtful, key=lambda setting: self.sweep.points[setting, rate].p99_ms)
-            if not quickest or self._used() > 0.85:
+            if not quickest or self._used() > until:
                 break
             self._measure(quickest[: max(1, most // (2 * repeat))], rate)
         points = [point for setting in able if (point := self.sweep.points.get((setting, rate))) is not None]
