@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import deque
@@ -72,6 +73,7 @@ class Pipeline:
         self._placing: deque[Request] = deque()  # decoded, not yet in a batch
         self._running: dict[Lane, OpenBatch[Lane]] = {}  # oldest first
         self._lane_states = LaneStates()
+        self._batches_of = functools.cache(metrics.batches.labels)  # by bucket; labels() takes longer than the counting
         self._is_held = False
         self._taken_s = self._looked_s = time.monotonic()  # when there was room; when we last polled
         self._record_bytes = 1024.0  # moving average of a record's key and value
@@ -288,7 +290,7 @@ class Pipeline:
         metrics.stage_seconds.of["wait"].observe(now_s - batch.opened_s)
         metrics.batch_rows.observe(rows)
         metrics.batch_fill_ratio.observe(rows / batch.max_rows)
-        metrics.batches.labels(str(1 << (rows - 1).bit_length())).inc()
+        self._batches_of(1 << (rows - 1).bit_length()).inc()
         self._lane_states.note(batch.lane, rows, batch.max_rows)
         if padded := batch.lane.padded_rows:
             metrics.padded_rows.inc(padded)
