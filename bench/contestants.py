@@ -1,6 +1,7 @@
 """Who is measured: each contestant is a command that reads one topic, writes another, and stops at SIGTERM.
 
-raw                  the bound: the same bytes in and out; raw-N: N processes
+raw                  the same bytes in and out, with the client library's defaults; raw-N: N processes
+raw-quick            the bound: the same, without the library's rest after its queue was full; also with -N
 pull                 the same requests in, and as many bytes out as an answer has; pull-N: N processes
 worker               trt-worker run; -eos, -queue: its delivery modes; -intake-N: N intake processes
 worker-no-metrics    the worker with everything taken out that only counts
@@ -28,9 +29,9 @@ from bench.scenario import Scenario
 
 MODES = {"": "at_least_once", "-eos": "exactly_once", "-queue": "queue"}
 WORKER = re.compile(r"worker(?P<mode>-eos|-queue)?(?P<quiet>-no-metrics)?(-intake-(?P<intake>[1-9]\d*))?")
-LOOP = re.compile(r"(?P<loop>raw|pull)(-(?P<processes>[1-9]\d*))?")
+LOOP = re.compile(r"(?P<loop>raw|pull)(?P<quick>-quick)?(-(?P<processes>[1-9]\d*))?")
 RAW, IDEAL = "raw", "ideal"
-USUAL = (RAW, "worker", "worker-eos", "careful", "batch-1", *peers.PEERS)
+USUAL = (RAW, "raw-quick", "worker", "worker-eos", "careful", "batch-1", *peers.PEERS)
 HAND_WRITTEN = ("careful", "batch-1")
 
 
@@ -79,8 +80,8 @@ def command(name: str, job: Job, subject: Subject, scratch: Path) -> list[str]:
         return _worker(told, job, subject, scratch)
     if told := LOOP.fullmatch(name):
         cut = ["--answer-bytes", str(subject.answer_bytes)] if told["loop"] == "pull" else []
-        processes = ["--processes", told["processes"] or "1"]
-        return [sys.executable, "-m", "bench.loops.raw", *job.arguments(), *cut, *processes]
+        how = ["--processes", told["processes"] or "1", *(["--quick"] if told["quick"] else [])]
+        return [sys.executable, "-m", "bench.loops.raw", *job.arguments(), *cut, *how]
     if name in peers.PEERS:
         return [str(peers.python(name)), *peers.PEERS[name].arguments, *job.arguments()]
     return [sys.executable, "-m", f"bench.loops.{name.replace('-', '_')}", *job.arguments()]

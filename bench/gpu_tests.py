@@ -26,7 +26,8 @@ def main() -> int:
             [sys.executable, "-m", "pytest", f"--junit-xml={report}", *asked], cwd=ROOT, check=False
         ).returncode
         content = {"tests": f"pytest {' '.join(asked)}", "exit_code": ended, "gpus": machine.gpus()}
-        command.keep(options, "gpu_tests", "all", {**content, **told(report.read_text(encoding="utf-8"))})
+        if report.exists():  # else pytest did not get as far as a test
+            command.keep(options, "gpu_tests", "all", {**content, **told(report.read_text(encoding="utf-8"))})
     return ended
 
 

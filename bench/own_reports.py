@@ -15,10 +15,6 @@ def kind_of(document: Document) -> str:
     return "tune" if "share_of_best" in document else str(document.get("kind", ""))
 
 
-def label_of(document: Document) -> str:
-    return str(document.get("label", ""))
-
-
 def lanes(found: Sequence[Document]) -> str:
     """`trt-worker bench`: the lanes beside the ideal loop, and what the overlap brings."""
     heads = ["", "rows", "best ideal loop", "", "1 lane", "lanes", "rows/s", "of the ideal", "over 1 lane"]
@@ -76,12 +72,10 @@ def gpu_tests(found: Sequence[Document]) -> str:
     parts = []
     for each in found:
         failed = len(each["failure"]) + len(each["error"])
+        where = f"{' and '.join(each['gpus'])}; {each['machine'].get('tensorrt', 'no TensorRT')}"
         said = f"{len(each['passed'])} passed, {failed} failed, {len(each['skipped'])} skipped"
         why = "".join(f"\n- {name} skipped: {reason}" for name, reason in each["skipped"].items())
-        parts.append(
-            f"{' and '.join(each['gpus'])}; {each['machine']['tensorrt']}; {each['date'][:10]}: {said} in "
-            f"{each['seconds']:.0f} s.\n{why}\n"
-        )
+        parts.append(f"{where}; {each['date'][:10]}: {said} in {each['seconds']:.0f} s.\n{why}\n")
     return "\n".join(parts)
 
 

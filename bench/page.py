@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 BLOCK = re.compile(r"(<!-- (?P<kind>[a-z_]+)(?: (?P<label>[\w.-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 NEAR = 0.9
 NOTHING = "Not measured yet.\n"
-HAND = ("careful", "batch-1", "quix", "triton")
+BESIDE = ("raw-quick", "careful", "batch-1", "quix", "triton")
 Documents = Sequence[Mapping[str, Any]]
 
 
@@ -72,11 +72,12 @@ def _throughput(found: Documents) -> str:
     heads = [_scenario(each) for each in found]
     size = ["bytes a record", *(f"{each['scenario']['value_bytes']:,}" for each in found)]
     count = ["records", *(f"{each['scenario']['records']:,}" for each in found)]
+    rounds = ["rounds (thrown away before)", *(_rounds(each) for each in found)]
     parts = [
         _machines(found),
         _plot("throughput", found),
         "Records a second; in brackets the share of `raw`, and of `ideal` where there is one:\n",
-        table(["", *heads], [size, count, *rate]),
+        table(["", *heads], [size, count, rounds, *rate]),
         "Processor time a record in µs, all processes; in brackets the main thread's:\n",
         table(["", *heads], cpu),
         table(["", *heads], [["faults", *(_faults(each) for each in found)]]),
@@ -93,7 +94,7 @@ def _verdicts(found: Documents) -> list[str]:
         name, medians = _scenario(each), each["medians"]
         if worker := medians.get("worker"):
             shares = {
-                other: worker["records_per_s"] / medians[other]["records_per_s"] for other in HAND if other in medians
+                other: worker["records_per_s"] / medians[other]["records_per_s"] for other in BESIDE if other in medians
             }
             beside = "".join(f", {share:.2f} × `{other}`" for other, share in shares.items())
             lines.append(f"- {name}: bound by {_bound(worker)}{beside}.")
@@ -228,6 +229,12 @@ def _rate(row: Mapping[str, Any] | None) -> str:
 
 def _cpu(row: Mapping[str, Any] | None) -> str:
     return "–" if row is None else f"{row['cpu_us']:.1f} ({row['main_thread_us']:.1f})"
+
+
+def _rounds(document: Mapping[str, Any]) -> str:
+    """Of those that took part in all of them."""
+    most = max((row["rounds"] for row in document["medians"].values()), default=0)
+    return f"{most} ({document['warm_ups']})"
 
 
 def _faults(document: Mapping[str, Any]) -> str:

@@ -96,7 +96,8 @@ def measure(
             console.print(f"no time for another cycle of {longest_s:.0f} s", style="dim")
             break
         for key, topic in topics.items():
-            for name in names if number % 2 else reversed(names):  # who comes first has it harder, or easier
+            # Who comes first has it harder, or easier.
+            for name in names if (number - warm_ups) % 2 == 0 else reversed(names):
                 if name in outcomes[key].failed or (name in once and number != warm_ups):
                     continue
                 figures = _one(name, kafka, topic, scratch, budget, outcomes[key])

@@ -172,7 +172,7 @@ class ScriptedBackend:
         self.lanes = [ScriptedLane(self, max_rows, max_bytes) for _ in range(lanes)]
         self.batches: list[Batch] = []  # all that were launched, in that order
         self.busy_seconds = 0.0
-        self.is_saturated = False
+        self.share = lanes + 1  # so many batches that run are enough; more than there can be: it never is
         self.is_closed = False
         self._broken: GpuError | None = None
 
@@ -187,6 +187,10 @@ class ScriptedBackend:
     @property
     def busy_lanes(self) -> int:
         return sum(lane.state != "free" for lane in self.lanes)
+
+    @property
+    def is_saturated(self) -> bool:
+        return sum(lane.state == "running" for lane in self.lanes) >= self.share
 
     def acquire(self) -> ScriptedLane | None:
         for lane in self.lanes:

@@ -114,7 +114,16 @@ def test_many_records_of_every_size() -> None:
 
 def test_contestants_are_told_by_their_names() -> None:
     """Modes, intake processes and process counts are part of the name."""
-    for name in ("worker-eos-intake-8", "worker-queue", "worker-no-metrics", "raw-8", "pull-2", "careful", "ideal"):
+    for name in (
+        "worker-eos-intake-8",
+        "worker-queue",
+        "worker-no-metrics",
+        "raw-8",
+        "raw-quick",
+        "pull-quick-2",
+        "careful",
+        "ideal",
+    ):
         assert contestants.is_known(name), name
     for name in ("worker-fast", "worker-intake-0", "raw-", "carefully"):
         assert not contestants.is_known(name), name
@@ -360,3 +369,10 @@ def test_what_pytest_reports_is_told_by_outcome() -> None:
         "error": {},
         "skipped": {"test_a::t2": "needs two"},
     }
+
+
+def test_the_steady_rate_is_of_the_part_in_which_all_are_at_work() -> None:
+    """A slow start and a slow end of ten times as long do not count."""
+    slow, quick = np.arange(300) * 0.1, 30.0 + np.arange(600) * 0.01
+    came_s = np.concatenate([slow, quick, quick[-1] + 0.1 * np.arange(1, 101)])
+    assert answers._steady(came_s) == pytest.approx(100, rel=0.01)

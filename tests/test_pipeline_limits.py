@@ -131,20 +131,35 @@ def test_a_blocked_loop_does_not_spin() -> None:
 
 
 def test_a_saturated_backend_gets_full_batches_only() -> None:
-    """What came late goes with what came early; the delay counts again when there is room. Nobody spins meanwhile."""
-    rig = Rig(max_rows=4, max_delay_s=0.002)
-    rig.backend.is_saturated = True
+    """What came late goes with what came early; what is not full leaves as soon as the backend wants more."""
+    rig = Rig(always(Hang()), lanes=4, max_rows=4, max_delay_s=0.002)
+    rig.backend.share = 1
+    rig.ask(0)
+    rig.turn_for(0.05)
     rig.ask(1)
     steps = rig.turn_for(0.2)
-    assert rig.backend.batches == []
-    assert steps < 100
+    assert [batch.rows for batch in rig.backend.batches] == [1]
+    assert steps < 1000  # it sleeps between looks
     for number in range(3):
         rig.ask(number)
-    rig.turn_until_all_ended()
-    assert [batch.rows for batch in rig.backend.batches] == [4]
-    rig.ask(5)
     rig.turn_for(0.05)
-    assert len(rig.backend.batches) == 1
-    rig.backend.is_saturated = False
+    assert [batch.rows for batch in rig.backend.batches] == [1, 4]
+    rig.ask(2)
+    rig.turn_for(0.05)
+    rig.backend.script = always(Answer())
+    rig.backend.wake()
     rig.turn_until_all_ended()
-    assert [batch.rows for batch in rig.backend.batches] == [4, 1]
+    assert [batch.rows for batch in rig.backend.batches] == [1, 4, 1]
+
+
+def test_a_drain_waits_for_no_full_batch() -> None:
+    """Partitions that are handed over: what there is of them runs, however busy the backend is."""
+    rig = Rig(lanes=4, max_rows=4, drain_timeout_s=5.0)
+    rig.backend.share = 0
+    rig.ask(1)
+    rig.turn_for(0.05)
+    assert rig.backend.batches == []
+    rig.pipeline.stop()
+    rig.pipeline.run()
+    assert [batch.rows for batch in rig.backend.batches] == [1]
+    assert rig.delivery.in_flight() == 0

@@ -198,7 +198,7 @@ class BatchingSettings(Section):
     """When a micro-batch leaves for the GPU."""
 
     max_rows: int = Field(64, ge=1, le=65_536, description="rows of a full batch")
-    max_delay_ms: float = Field(5.0, ge=0, le=60_000, description="age of the oldest record when the batch leaves")
+    max_delay_ms: float = Field(5.0, ge=0, le=60_000, description="age at which a batch that is not full leaves")
     max_bytes: int = Field(16 * MIB, ge=1024, description="input bytes of a full batch; sizes a lane's host memory")
     pad: dict[str, PadSettings] = Field(default_factory=dict, description="per input: axis, value, buckets")
 

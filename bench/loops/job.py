@@ -20,6 +20,7 @@ class Job:
     model: Path
     answer_bytes: int | None = None  # raw: cut to this
     processes: int = 1
+    quick: bool = False  # raw: without the client library's rest after a full queue
     is_running: bool = field(default=True)
 
     def arguments(self) -> list[str]:
@@ -45,6 +46,7 @@ def from_command_line() -> Job:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--answer-bytes", type=int)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--quick", action="store_true")
     job = Job(**vars(parser.parse_args()))
     signal.signal(signal.SIGTERM, job.stop)
     return job

@@ -1,6 +1,7 @@
 """The bound: the same bytes in and out, with key, two headers and a delivery callback; no model, no promise.
 
---answer-bytes cuts what goes out, --processes N runs N members of one group.
+--answer-bytes cuts what goes out, --processes N runs N members of one group, --quick fetches again as soon as there is
+room; by its own defaults the client library rests for a second whenever its queue was full.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def main() -> None:
             "group.id": job.group_id,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
+            "fetch.queue.backoff.ms": 5 if job.quick else 1000,  # the default: a queue that was full rests so long
         }
     )
     producer = Producer(
@@ -39,6 +41,7 @@ def main() -> None:
             "enable.idempotence": True,
             "linger.ms": 1,
             "queue.buffering.max.messages": 500_000,
+            "queue.buffering.max.kbytes": 64 << 10,  # fresh memory for a gigabyte of large records would slow it down
             "partitioner": "murmur2_random",
         }
     )
@@ -79,6 +82,7 @@ def main() -> None:
 
 def _run_many(job: Job) -> None:
     own = [] if job.answer_bytes is None else ["--answer-bytes", str(job.answer_bytes)]
+    own += ["--quick"] * job.quick
     command = [sys.executable, "-m", "bench.loops.raw", *job.arguments(), *own]
     members = [subprocess.Popen(command) for _ in range(job.processes)]
     while job.is_running and all(member.poll() is None for member in members):

@@ -127,26 +127,39 @@ def test_ten_thousand_batches_of_three_processes_each_get_their_own_answer(tmp_p
     assert [user.returncode for user in users] == [0, 0, 0], said
 
 
-def test_it_is_saturated_while_its_share_of_the_lanes_is_at_work(
+def test_it_is_saturated_while_batches_queue_and_its_share_of_the_lanes_is_at_work(
     host: ManualHost, server: EngineServer, side: MakeSide
 ) -> None:
-    """Seats that are only filling do not count, nor does what has ended."""
-    ours = side(lanes=2)
+    """One lane for two processes: whether batches wait for it is told with the end of each of them."""
+    ours, other = side(0), side(1)
 
     def is_saturated() -> bool:
         return ours.backend.is_saturated
 
+    def end_one() -> None:
+        host.end()
+        server.step(0.0)
+        ours.backend.finished(0.1)
+
     ours.launch(1.0)
-    filling = ours.backend.acquire()
-    assert filling is not None
-    assert not is_saturated()
-    ours.launch(2.0)
+    other.launch(2.0)
+    other.launch(3.0)
+    server.step(0.0)
+    assert not is_saturated()  # nothing was told yet
+    ours.launch(4.0)
+    server.step(0.0)
+    end_one()
     assert is_saturated()
     server.step(0.0)
-    host.end()
+    end_one()
     server.step(0.0)
-    assert len(ours.backend.finished(1.0)) == 1
+    end_one()
+    server.step(0.0)
+    assert is_saturated()  # its last one runs
+    end_one()
     assert not is_saturated()
+    ours.launch(5.0)
+    assert not is_saturated()  # nobody waits any more
 
 
 def test_batches_run_in_order_of_arrival_whoever_they_are_of(

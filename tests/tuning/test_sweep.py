@@ -24,10 +24,11 @@ PAYLOAD = Payload((b"x",), 1, (((4,),),), is_seeded=True)
 class Machine:
     """Batches cost a start and a share for each row, lanes overlap with less and less use, graphs make starts cheap."""
 
-    def __init__(self, noise: float = 0.0, most_lanes: int = 16) -> None:
+    def __init__(self, noise: float = 0.0, most_lanes: int = 16, beyond: float = 1.0) -> None:
         self.clock = Clock()
         self._random = random.Random(5)
         self._noise = noise
+        self._beyond = beyond  # what can be sustained for as long as a run takes, as a share of the capacity
         self._most_lanes = most_lanes
         self.measured = 0
 
@@ -47,7 +48,7 @@ class Machine:
 
     def p99_ms(self, setting: Setting, rate: float) -> float:
         """Infinite from the capacity on; steeply more on the way there."""
-        load = rate / self.capacity(setting)
+        load = rate / self.capacity(setting) / self._beyond
         if load >= 1:
             return math.inf
         wait_s = min(setting.max_delay_ms / 1000, setting.max_rows / rate)
@@ -170,6 +171,17 @@ def test_a_spent_budget_ends_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine()
     sweep = sweeper_of(machine, make_grid(LIMITS, 20), Plan(20, seconds=1e-9), monkeypatch).run()
     assert not sweep.points
+
+
+def test_a_climb_beyond_what_can_be_carried_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs sustain more than bursts: from some rate on no setting is even tried, and no point says so."""
+    machine, grid = Machine(beyond=1.3), make_grid(LIMITS, 100)
+    monkeypatch.setattr("time.monotonic", machine.clock)
+    sweep = sweeper_of(machine, grid, Plan(100, seconds=90), monkeypatch).run()
+    choice = sweep.choice(100)
+    assert choice is not None
+    assert choice.meets_target
+    assert machine.clock.now_s < 1000 + 90
 
 
 def test_little_time_costs_closeness_and_not_half_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Gathers requests of one shape into a batch until it is full or its oldest record is old enough."""
+"""Gathers requests of one shape into a batch until it is full, or its oldest record is old enough."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MicroBatcher(Generic[LaneT]):
         model: what the rows are for.
         acquire: gives a free lane, or None while all are taken.
         max_rows: rows of a full batch.
-        max_delay_s: age of the oldest record when a batch leaves, full or not.
+        max_delay_s: age of the oldest record when a batch leaves that is not full; see take_due().
         pad: axes that are filled up to buckets, per input.
         """
         self._model = model

@@ -107,6 +107,7 @@ class SeatBackend:
         self._channel = channel
         self._labels = dict(labels)
         self._lanes = lanes
+        self._is_queueing = False  # batches, of whomever, waited for a lane when our last one ended
         self._answer_timeout_s = answer_timeout_s
         self._seats = [SeatLane(self, number, memory.seat(number)) for number in range(memory.seats)]
         self._free = deque(self._seats)
@@ -132,12 +133,12 @@ class SeatBackend:
 
     @property
     def is_saturated(self) -> bool:
-        """Seats are not lanes: what is above our share of those waits in the engine process.
+        """Seats are not lanes: while batches wait for a lane, one that is above our share of those would wait, too.
 
         Several processes fill their batches more slowly than one would; if each sent what it has after
         batching.max_delay_ms, a busy engine would run small batches, and remain busy with them.
         """
-        return self._running >= self._lanes
+        return self._is_queueing and self._running >= self._lanes
 
     def acquire(self) -> SeatLane | None:
         return self._free.popleft() if self._free else None
@@ -224,10 +225,11 @@ class SeatBackend:
                 case b"D":
                     told = messages.read_done(packet)
                     seat = self._seats[told.seat]
-                    seat.padded_rows, seat.stage_seconds, seat.extents = told[1:]
+                    self._is_queueing = told.is_queueing
+                    seat.padded_rows, seat.stage_seconds, seat.extents = told[2:]
                     self._end(seat)
                 case b"F":
-                    number, text = messages.read_failed(packet)
+                    number, self._is_queueing, text = messages.read_failed(packet)
                     seat = self._seats[number]
                     seat.failure = BatchError(text)
                     self._end(seat)

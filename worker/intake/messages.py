@@ -6,6 +6,8 @@ engine -> intake    L rows offsets        the answer to O; inputs start at these
                     N text                the answer to O: the engine cannot run these shapes
                     D seat …  outputs     the batch is done; its outputs lie there in its seat
                     F seat text           the batch failed
+
+D and F also say whether batches wait for a lane.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ MAX_BYTES = 1 << 16  # of a packet
 MAX_TEXT_BYTES = 8000
 STAGES = ("h2d", "compute", "d2h")
 RUN = struct.Struct("<cHI")
-DONE = struct.Struct("<cHI3d")
-FAILED = struct.Struct("<cH")
+DONE = struct.Struct("<cH?I3d")
+FAILED = struct.Struct("<cH?")
 NOT_MEASURED = -1.0
 
 Extent = tuple[int, Shape]  # (offset in the seat, whole shape)
@@ -31,6 +33,7 @@ class Done(NamedTuple):
     """A batch that has ended well."""
 
     seat: int
+    is_queueing: bool  # other batches wait for a lane
     padded_rows: int
     stage_seconds: Mapping[str, float]
     extents: bytes  # of its outputs; see unpack_extents()
@@ -87,24 +90,25 @@ def read_run(packet: bytes) -> tuple[int, int, bytes]:
     return seat, rows, packet[RUN.size :]
 
 
-def done(seat: int, padded_rows: int, stage_seconds: Mapping[str, float], extents: bytes) -> bytes:
-    times = [stage_seconds.get(stage, NOT_MEASURED) for stage in STAGES]
-    return DONE.pack(b"D", seat, padded_rows, *times) + extents
+def done(told: Done) -> bytes:
+    times = [told.stage_seconds.get(stage, NOT_MEASURED) for stage in STAGES]
+    return DONE.pack(b"D", told.seat, told.is_queueing, told.padded_rows, *times) + told.extents
 
 
 def read_done(packet: bytes) -> Done:
-    _, seat, padded_rows, *times = DONE.unpack_from(packet)
+    _, seat, is_queueing, padded_rows, *times = DONE.unpack_from(packet)
     measured = {stage: seconds for stage, seconds in zip(STAGES, times, strict=True) if seconds >= 0}
-    return Done(seat, padded_rows, measured, packet[DONE.size :])
+    return Done(seat, is_queueing, padded_rows, measured, packet[DONE.size :])
 
 
-def failed(seat: int, text: str) -> bytes:
-    return FAILED.pack(b"F", seat) + _bytes_of(text)
+def failed(seat: int, is_queueing: bool, text: str) -> bytes:
+    return FAILED.pack(b"F", seat, is_queueing) + _bytes_of(text)
 
 
-def read_failed(packet: bytes) -> tuple[int, str]:
-    _, seat = FAILED.unpack_from(packet)
-    return seat, text_of(packet[FAILED.size :])
+def read_failed(packet: bytes) -> tuple[int, bool, str]:
+    """(seat, whether other batches wait for a lane, why)."""
+    _, seat, is_queueing = FAILED.unpack_from(packet)
+    return seat, is_queueing, text_of(packet[FAILED.size :])
 
 
 def text_of(data: bytes) -> str:

@@ -209,7 +209,7 @@ class EngineServer:
                 lane.open(job.row_shapes)
             except BatchError as error:
                 lane.release()
-                self._send(job.client, messages.failed(job.seat, str(error)))
+                self._send(job.client, messages.failed(job.seat, bool(self._waiting), str(error)))
                 continue
             lane.launch(job.rows)
             self._running[lane] = (job, time.monotonic())
@@ -225,14 +225,14 @@ class EngineServer:
             if time.monotonic() - since_s > self._lane_timeout_s:
                 raise hung(self._lane_timeout_s)
 
-    @staticmethod
-    def _outcome(lane: HostLane, job: Job) -> bytes:
-        start = job.client.addresses[job.seat]
+    def _outcome(self, lane: HostLane, job: Job) -> bytes:
+        start, is_queueing = job.client.addresses[job.seat], bool(self._waiting)
         try:
             extents = [(_address(array) - start, array.shape) for array in lane.outputs()]
         except BatchError as error:
-            return messages.failed(job.seat, str(error))
-        return messages.done(job.seat, lane.padded_rows, lane.stage_seconds, messages.pack_extents(extents))
+            return messages.failed(job.seat, is_queueing, str(error))
+        outputs = messages.pack_extents(extents)
+        return messages.done(messages.Done(job.seat, is_queueing, lane.padded_rows, lane.stage_seconds, outputs))
 
     def _send(self, client: Client, packet: bytes) -> None:
         if client.is_gone:

@@ -20,7 +20,7 @@ DEFAULTS = {
     "fetch.max.bytes": 8 * 1024 * 1024,
     "max.partition.fetch.bytes": 4 * 1024 * 1024,
     "topic.metadata.refresh.interval.ms": 60_000,
-    "heartbeat.interval.ms": 500,  # a member hears of a rebalance when it next says that it lives, and the rest waits
+    "heartbeat.interval.ms": 500,  # with its next heartbeat a member hears of a rebalance; the others wait for it
 }
 # librdkafka refuses these with group.protocol: consumer
 CLASSIC_ONLY = ("partition.assignment.strategy", "heartbeat.interval.ms")

@@ -202,9 +202,10 @@ class Sweeper:
 
     def _refine(self, settings: list[Setting], met: float, most: float) -> None:
         """Between the highest rate that was met and the next one that was not, or what can be carried at all."""
-        settings = settings[: SURVIVORS[-1]]
+        present = [self._plan.present] if self._plan.present in settings else []
+        settings = list(dict.fromkeys([*settings[: SURVIVORS[-1]], *present]))
+        above = min((rate for _, rate in self.sweep.points if rate > met), default=max(most, 1.1 * met))
         while True:
-            above = min((rate for _, rate in self.sweep.points if rate > met), default=max(most, 1.1 * met))
             rate = round_rate((met + above) / 2)
             if rate / met < CLOSE:
                 return
@@ -215,6 +216,8 @@ class Sweeper:
                 return
             if left := self._survivors(settings, rate, SURVIVORS[-1]):
                 settings, met = left, rate
+            else:
+                above = rate
 
     def _survivors(self, settings: Sequence[Setting], rate: float, most: int) -> list[Setting]:
         """Those that meet the target at this rate, quickest first; interleaved repetitions where it is close."""
