@@ -168,6 +168,23 @@ class Connection:
             return True
         return False
 
+    def judge(self, error: KafkaError) -> None:
+        """Judge what a consumer gave in place of a record.
+
+        Raises:
+            KafkaRefused: no waiting mends it.
+        """
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            return
+        if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            raise KafkaRefused(f"an input topic is gone: {error.str()}; create it and start again")
+        if code == KafkaError._AUTO_OFFSET_RESET:
+            raise KafkaRefused(f"the committed offset is gone and auto.offset.reset is error: {error.str()}")
+        if self.refuse(error):
+            self.raise_refusal()
+        log.warning("kafka consumer: %s", error.str())
+
     def _answers_others(self) -> bool:
         """Whether a new client learns of any broker."""
         try:

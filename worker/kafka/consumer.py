@@ -87,7 +87,7 @@ class GroupConsumer:
         topic, partition = None, None
         for message in messages:
             if (error := message.error()) is not None:
-                self.failed(error)
+                self._connection.judge(error)
                 continue
             if message.partition() != partition or message.topic() != topic:  # they come in long runs
                 entries += self._admit_run(topic, partition, run)
@@ -179,7 +179,7 @@ class GroupConsumer:
         """Put fetched records into `waiting`, for later."""
         for message in messages:
             if (error := message.error()) is not None:
-                self.failed(error)
+                self._connection.judge(error)
             else:
                 self.waiting.append(message)
 
@@ -234,23 +234,6 @@ class GroupConsumer:
         """Leave the group; what is not committed goes to the successor."""
         if not close_within(CLOSE_TIMEOUT_S, [self._client]):
             log.warning("the group does not let us go in %g s; it will miss us", CLOSE_TIMEOUT_S)
-
-    def failed(self, error: KafkaError) -> None:
-        """Judge what the client gave in place of a record.
-
-        Raises:
-            KafkaRefused: no waiting mends it.
-        """
-        code = error.code()
-        if code == KafkaError._PARTITION_EOF:
-            return
-        if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            raise KafkaRefused(f"an input topic is gone: {error.str()}; create it and start again")
-        if code == KafkaError._AUTO_OFFSET_RESET:
-            raise KafkaRefused(f"the committed offset is gone and auto.offset.reset is error: {error.str()}")
-        if self._connection.refuse(error):
-            self._connection.raise_refusal()
-        log.warning("kafka consumer: %s", error.str())
 
     def _assigned(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
         places = frozenset((partition.topic, partition.partition) for partition in partitions)

@@ -26,13 +26,7 @@ from worker.kafka.failures import judge_failures
 from worker.kafka.ledger import Entry
 from worker.kafka.recovery import Recovery
 from worker.kafka.size_limits import SizeLimits
-from worker.kafka.transactions import (
-    RECOVERY_TIMEOUT_S,
-    Outcome,
-    Transactions,
-    judge,
-    transactional_id,
-)
+from worker.kafka.transactions import RECOVERY_TIMEOUT_S, Outcome, Transactions, judge, transactional_id
 from worker.sections import DeliverySettings, KafkaSettings
 
 log = logging.getLogger(__name__)
