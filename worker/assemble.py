@@ -104,7 +104,11 @@ def _supervisor(
     settings: Settings, backend: Backend, metrics: Metrics, heartbeat: SlowestHeartbeat, health: Health
 ) -> Iterator[Supervisor]:
     """The loop of several intake processes over this one's engine; /metrics and /status speak of all of them."""
-    count, seats = settings.engine.intake_processes, seats_of_each(settings.engine)
+    count, lanes, seats = (
+        settings.engine.intake_processes,
+        lanes_of_each(settings.engine),
+        seats_of_each(settings.engine),
+    )
     host = cast("Host", backend)  # all of ours are
     with ExitStack() as stack:
         posts = []
@@ -112,7 +116,6 @@ def _supervisor(
             memory = create(f"trt-worker-{index}", seats, host.seat_bytes)
             stack.callback(memory.close)
             stack.enter_context(host.pinned(memory.bytes))
-            lanes = -(-backend.lane_count // count)
             hello = Hello(index, settings, backend.model, backend.describe(), lanes, seats, memory.seat_bytes)
             posts.append(Post(index, memory, hello.pack()))
         log.info("%d intake processes, each with %d seats of %.1f MiB", count, seats, host.seat_bytes / MIB)
@@ -142,9 +145,14 @@ def _status_of_all(backend: Backend, overview: Overview, busy: BusyRatio) -> Map
     return {**status, "lanes": {**status.get("lanes", {}), **lanes}}
 
 
+def lanes_of_each(engine: EngineSettings) -> int:
+    """One intake process's share of the lanes, rounded up."""
+    return -(-engine.lanes // engine.intake_processes)
+
+
 def seats_of_each(engine: EngineSettings) -> int:
     """Seats of one intake process: one to fill and one to read, besides its share of the lanes."""
-    return max(3, -(-engine.lanes // engine.intake_processes) + 2)
+    return max(3, lanes_of_each(engine) + 2)
 
 
 @contextmanager

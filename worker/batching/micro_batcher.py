@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Generic
 
 from worker.batching.open_batch import LaneT, OpenBatch
@@ -126,10 +127,9 @@ class MicroBatcher(Generic[LaneT]):
         while self._again and (batch := self._gather_again(self._again[0])) is not None:
             self._again.popleft()
             self._ready.append(batch)
-        if everything or not only_full:
-            latest_s = now_s if everything else now_s - self._max_delay_s
-            for group in [group for group, batch in self._filling.items() if batch.opened_s <= latest_s]:
-                self._ready.append(self._filling.pop(group))
+        latest_s = now_s if everything else -inf if only_full else now_s - self._max_delay_s
+        for group in [group for group, batch in self._filling.items() if batch.opened_s <= latest_s]:
+            self._ready.append(self._filling.pop(group))
         due, self._ready = self._ready, []
         return due
 
