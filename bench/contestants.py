@@ -1,6 +1,6 @@
 """Who is measured: each contestant is a command that reads one topic, writes another, and stops at SIGTERM.
 
-raw                  the same bytes in and out, with the client library's defaults; raw-N: N processes
+raw                  the same bytes in and out, fetched as the client library does by default; raw-N: N processes
 raw-quick            the bound: the same, without the library's rest after its queue was full; also with -N
 pull                 the same requests in, and as many bytes out as an answer has; pull-N: N processes
 worker               trt-worker run; -eos, -queue: its delivery modes; -intake-N: N intake processes
@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from bench.scenario import Scenario
 MODES = {"": "at_least_once", "-eos": "exactly_once", "-queue": "queue"}
 WORKER = re.compile(r"worker(?P<mode>-eos|-queue)?(?P<quiet>-no-metrics)?(-intake-(?P<intake>[1-9]\d*))?")
 LOOP = re.compile(r"(?P<loop>raw|pull)(?P<quick>-quick)?(-(?P<processes>[1-9]\d*))?")
-RAW, IDEAL = "raw", "ideal"
-USUAL = (RAW, "raw-quick", "worker", "worker-eos", "careful", "batch-1", *peers.PEERS)
+RAW, QUICK, IDEAL = "raw", "raw-quick", "ideal"
 HAND_WRITTEN = ("careful", "batch-1")
+OTHERS = (*HAND_WRITTEN, *peers.PEERS)  # what one would run in the worker's place
+USUAL = (RAW, QUICK, "worker", "worker-eos", *OTHERS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Subject:
 
 def is_known(name: str) -> bool:
     """Whether there is such a contestant."""
-    return bool(WORKER.fullmatch(name) or LOOP.fullmatch(name)) or name in {IDEAL, *HAND_WRITTEN, *peers.PEERS}
+    return bool(WORKER.fullmatch(name) or LOOP.fullmatch(name)) or name in {IDEAL, *OTHERS}
 
 
 def is_loop(name: str) -> bool:
@@ -79,9 +80,9 @@ def command(name: str, job: Job, subject: Subject, scratch: Path) -> list[str]:
     if told := WORKER.fullmatch(name):
         return _worker(told, job, subject, scratch)
     if told := LOOP.fullmatch(name):
-        cut = ["--answer-bytes", str(subject.answer_bytes)] if told["loop"] == "pull" else []
-        how = ["--processes", told["processes"] or "1", *(["--quick"] if told["quick"] else [])]
-        return [sys.executable, "-m", "bench.loops.raw", *job.arguments(), *cut, *how]
+        cut = subject.answer_bytes if told["loop"] == "pull" else None
+        own = replace(job, answer_bytes=cut, quick=bool(told["quick"]))
+        return [sys.executable, "-m", "bench.loops.raw", *own.arguments(), "--processes", told["processes"] or "1"]
     if name in peers.PEERS:
         return [str(peers.python(name)), *peers.PEERS[name].arguments, *job.arguments()]
     return [sys.executable, "-m", f"bench.loops.{name.replace('-', '_')}", *job.arguments()]

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import own_reports, plots
 from bench.command import RESULTS
-from bench.contestants import IDEAL
+from bench.contestants import IDEAL, OTHERS, QUICK
 from bench.own_reports import table
 from bench.plots import Bar
 from bench.scenario import SCENARIOS
@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 BLOCK = re.compile(r"(<!-- (?P<kind>[a-z_]+)(?: (?P<label>[\w.-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 NEAR = 0.9
 NOTHING = "Not measured yet.\n"
-BESIDE = ("raw-quick", "careful", "batch-1", "quix", "triton")
+BESIDE = (QUICK, *OTHERS)
 Documents = Sequence[Mapping[str, Any]]
 
 

@@ -104,11 +104,8 @@ def _supervisor(
     settings: Settings, backend: Backend, metrics: Metrics, heartbeat: SlowestHeartbeat, health: Health
 ) -> Iterator[Supervisor]:
     """The loop of several intake processes over this one's engine; /metrics and /status speak of all of them."""
-    count, lanes, seats = (
-        settings.engine.intake_processes,
-        lanes_of_each(settings.engine),
-        seats_of_each(settings.engine),
-    )
+    count = settings.engine.intake_processes
+    lanes, seats = lanes_of_each(settings.engine), seats_of_each(settings.engine)
     host = cast("Host", backend)  # all of ours are
     with ExitStack() as stack:
         posts = []

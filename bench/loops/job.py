@@ -24,7 +24,7 @@ class Job:
     is_running: bool = field(default=True)
 
     def arguments(self) -> list[str]:
-        """The command line that makes this job."""
+        """The command line that makes this job, but for its processes: each of them gets the rest."""
         told = {
             "--bootstrap-servers": self.bootstrap_servers,
             "--group-id": self.group_id,
@@ -32,7 +32,9 @@ class Job:
             "--output-topic": self.output_topic,
             "--model": str(self.model),
         }
-        return [part for pair in told.items() for part in pair]
+        if self.answer_bytes is not None:
+            told["--answer-bytes"] = str(self.answer_bytes)
+        return [part for pair in told.items() for part in pair] + ["--quick"] * self.quick
 
     def stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.is_running = False
