@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -80,6 +81,8 @@ def _gpu_mib(pids: set[int]) -> float:
         known = [float(used) for pid, used in rows if used.strip().isdecimal() and int(pid) in pids]
         if known:
             return sum(known)
-        whole = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")  # pids of another namespace
+        # pids of another namespace: all that is in use on the GPU
+        ours = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        whole = ("nvidia-smi", f"--id={ours}", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
         return float(subprocess.run(whole, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0])
     return 0.0

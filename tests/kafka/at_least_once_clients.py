@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from tests.records import FakeRecord
 
 TOPIC = "requests"
+NOWHERE = -1001  # the position before anything was read
 
 
 class Read(FakeRecord):
@@ -76,10 +77,18 @@ class Member:
         return offsets
 
     def committed(self, places: list[TopicPartition], **_options: float) -> list[TopicPartition]:
-        return [TopicPartition(TOPIC, each.partition, self.committed_now.get(each.partition, -1001)) for each in places]
+        return [
+            TopicPartition(
+                TOPIC,
+                each.partition,
+                self.committed_now.get(each.partition, NOWHERE),
+                metadata=self.metadata.get(each.partition, ""),
+            )
+            for each in places
+        ]
 
     def position(self, places: list[TopicPartition]) -> list[TopicPartition]:
-        return [TopicPartition(TOPIC, each.partition, self.at[each.partition]) for each in places]
+        return [TopicPartition(TOPIC, each.partition, self.at[each.partition] or NOWHERE) for each in places]
 
     def assignment(self) -> list[TopicPartition]:
         return [TopicPartition(TOPIC, partition) for partition in self.partitions]

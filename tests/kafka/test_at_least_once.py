@@ -10,8 +10,9 @@ from confluent_kafka import KafkaError
 
 from tests.kafka.at_least_once_clients import TOPIC, Member, Reporter
 from worker.deadline import Deadline
-from worker.kafka import at_least_once
+from worker.kafka import at_least_once, early_records
 from worker.kafka.at_least_once import AtLeastOnce
+from worker.kafka.caution import RUN
 from worker.kafka.connection import Connection
 from worker.kafka.ledger import Entry, Place
 from worker.sections import DeliverySettings, KafkaSettings
@@ -62,6 +63,7 @@ class Site:
         while len(entries) < count:
             assert time.monotonic() < give_up_s
             entries.extend(self.mode.take(100, 0.01))
+            self.mode.settle(0.0)
         return entries
 
     def answer(self, *entries: Entry) -> None:
@@ -297,3 +299,57 @@ def test_what_the_report_of_several_messages_is_about_is_done_with_the_last(site
     site.producer.acknowledge(*[b""] * count)
     site.go_on()
     assert site.committed() == count
+
+
+def places(entries: list[Entry]) -> list[tuple[int | None, int | None]]:
+    return [(entry.record.partition(), entry.record.offset()) for entry in entries]
+
+
+def test_records_of_a_new_partition_wait_until_its_mark_is_committed_and_hold_up_no_other() -> None:
+    site = Site(partitions=2)
+    site.take(1)
+    site.member.ends = {0: 2, 1: 2}
+    assert places(site.mode.take(100, 0.01)) == [(0, 1)]
+    assert places(site.mode.take(100, 0.01)) == []
+    site.mode.settle(0.0)  # at once, not when a commit would be due
+    assert site.member.metadata[1] == RUN
+    assert places(site.mode.take(100, 0.01)) == [(1, 0), (1, 1)]
+
+
+def test_who_has_no_answer_to_the_commit_of_a_mark_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early_records, "PATIENCE_S", 0.2)
+    site = Site()
+    site.member.answers = False
+    assert places(site.take(2)) == [(0, 0), (0, 1)]
+    assert site.member.commits == [[0]]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_records_that_wait_for_a_mark_go_with_their_partition(is_lost: bool) -> None:
+    """Handed over in order, it says that nobody died there."""
+    site = Site(partitions=2)
+    site.take(1)
+    site.member.ends[1] = 2
+    site.mode.take(100, 0.01)
+    site.mode.settle(0.0)
+    site.member.rebalances.append(("on_lost" if is_lost else "on_revoke", [1]))
+    assert site.mode.take(100, 0.01) == []
+    assert (site.committed(1), site.member.metadata[1]) == (0, RUN if is_lost else "")
+
+
+def test_partitions_may_go_while_the_mark_of_a_careful_group_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(partitions=2)
+    site.member.committed_now, site.member.metadata = {0: 0, 1: 0}, {0: f"{RUN} 100", 1: f"{RUN} 100"}
+    site.member.ends = {0: 2, 1: 2}
+    commit = site.member.commit
+
+    def commit_and_lose(**options: Any) -> Any:
+        site.member.rebalances.append(("on_revoke", [1]))
+        monkeypatch.setattr(site.member, "commit", commit)
+        return commit(**options)
+
+    monkeypatch.setattr(site.member, "commit", commit_and_lose)
+    entries: list[Entry] = []
+    while len(entries) < 2:
+        entries += site.mode.take(100, 0.01)
+    assert places(entries) == [(0, 0), (0, 1)]

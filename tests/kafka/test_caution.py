@@ -58,6 +58,12 @@ def test_what_is_known_of_a_partition_is_not_said_of_its_next_assignment() -> No
     assert worker.mark(PLACE) == RUN
 
 
+def test_a_rebalance_that_brings_nothing_asks_for_no_care() -> None:
+    caution = Caution(max_attempts=3)
+    caution.assign(frozenset())
+    assert not caution.is_active
+
+
 def test_from_death_to_dead_letter_in_as_many_restarts_as_are_allowed() -> None:
     """run -> together -> alone -> given up: three deaths with max_attempts 3."""
     first = successor(RUN)

@@ -210,8 +210,9 @@ def test_where_nothing_is_committed_reading_goes_back_to_where_it_began(site: Si
 
 
 def test_a_hold_outlives_the_recovery(site: Site) -> None:
-    site.producer.troubles["commit"] = [ABORT, ABORT]
-    site.answer(site.take(2))
+    entries = site.take(2)
+    site.producer.troubles["commit"] = [ABORT]
+    site.answer(entries)
     site.mode.hold(True)
     site.until(lambda: site.producer.calls[-1] == "abort" and not site.mode.unacknowledged)
     assert site.mode.consumer.is_held

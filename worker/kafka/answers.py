@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from confluent_kafka import KafkaException, Message
 
@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 Finish = Callable[[frozenset[Place], Deadline], None]
 
 MARKS_TIMEOUT_S = 5.0
-WAITING_S = 0.001  # while a careful group is at work
+WAITING_S = 0.001  # while a careful group is at work, or a commit is to be heard of
+EARLY_TAKES = 32  # as many records as so many full takes have may be early; a few more if it lasts
+LISTEN_EVERY_S = 0.005
 
 
 class Answers(Publishing):
@@ -50,7 +52,9 @@ class Answers(Publishing):
         self._consumer.on_assign = self._caution.assign
         self._consumer.on_revoke = self._revoke
         self._consumer.on_forget = self._caution.forget
+        self._consumer.on_committed = self._mark
         self._consumer.offsets.metadata_of = self._metadata_of
+        self._next_read_s = 0.0
         self._finish: Finish = lambda _places, _deadline: None
 
     @property
@@ -66,21 +70,30 @@ class Answers(Publishing):
 
     def take(self, max_records: int, timeout_s: float) -> list[Entry]:
         consumer, caution = self._consumer, self._caution
-        if consumer.waiting and consumer.in_flight and not consumer.is_held:
+        if consumer.waiting and not consumer.is_held:
+            if not consumer.in_flight:
+                return self._next_group()
             time.sleep(min(timeout_s, WAITING_S))
             return []
-        if not consumer.waiting or consumer.is_held:
-            messages = self._fetch(max_records, timeout_s)
-            if caution.is_active or consumer.waiting:
-                consumer.keep(messages)
-                entries = self._next_group()
-            else:
-                entries = consumer.admit(messages)
-        else:
-            entries = self._next_group()
-        if entries and caution.unmarked and any(len(consumer.ledgers[place]) for place in caution.unmarked):
-            self._write_marks()  # failing that, the next take tries again; the records run all the same
-        return entries
+        messages = self._read(max_records, timeout_s)
+        if caution.is_active or consumer.waiting:
+            consumer.keep(messages)
+            return self._next_group()
+        entered = consumer.admit(consumer.early.take(caution.unmarked)) if consumer.early else []
+        return entered + consumer.admit(messages, caution.unmarked)
+
+    def _read(self, max_records: int, timeout_s: float) -> list[Message]:
+        """Fetch; while early records wait, at most so many, and never for long: who reads hears of commits."""
+        early = self._consumer.early
+        if not early:
+            return self._fetch(max_records, timeout_s)
+        if len(early) < EARLY_TAKES * max_records:
+            return self._fetch(max_records, min(timeout_s, WAITING_S))
+        time.sleep(min(timeout_s, WAITING_S))
+        if time.monotonic() < self._next_read_s:
+            return []
+        self._next_read_s = time.monotonic() + LISTEN_EVERY_S
+        return self._fetch(1, 0.0)
 
     def in_flight(self, places: frozenset[Place] | None = None) -> int:
         if places is None:
@@ -121,12 +134,14 @@ class Answers(Publishing):
     def _next_group(self) -> list[Entry]:
         """The records of `waiting` that may run now; see caution.py."""
         consumer, caution, waiting = self._consumer, self._caution, self._consumer.waiting
+        if consumer.early:  # read before those that wait
+            waiting.extendleft(reversed(consumer.early.take_all()))
         if not waiting or consumer.in_flight or (caution.unread and not self._read_marks()):
             return []
         if not caution.is_active:
-            entries = consumer.admit(list(waiting))
+            messages = list(waiting)
             waiting.clear()
-            return entries
+            return consumer.admit(messages, caution.unmarked)
         sources = self._next_sources()
         place, offset = sources[0]
         if caution.is_over(place, offset):
@@ -138,7 +153,7 @@ class Answers(Publishing):
             return []
         count = caution.group(sources)
         caution.begin(sources[:count])
-        if not self._write_marks():
+        if not self._write_marks() or self._next_sources()[:count] != sources[:count]:  # partitions may go meanwhile
             caution.end()
             return []
         return consumer.admit([waiting.popleft() for _ in range(count)])
@@ -165,7 +180,9 @@ class Answers(Publishing):
     def _write_marks(self) -> bool:
         if not self._commit_marks():
             return False
-        self._caution.unmarked = {
-            place for place in self._caution.unmarked if not self._consumer.offsets.is_noted(place)
-        }
+        self._mark(self._caution.unmarked.copy())
         return True
+
+    def _mark(self, places: Iterable[Place]) -> None:
+        """What mark() says of these partitions is committed, so far as a commit was made: they may be entered."""
+        self._caution.unmarked.difference_update(place for place in places if self._consumer.offsets.is_noted(place))

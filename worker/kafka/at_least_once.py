@@ -32,8 +32,9 @@ class AtLeastOnce(Answers, Acknowledged):
     def settle(self, timeout_s: float) -> None:
         super().settle(timeout_s)
         now_s = time.monotonic()
-        if now_s >= self._next_commit_s:
+        if now_s >= self._next_commit_s or self._consumer.early.is_news:
             self._next_commit_s = now_s + self._commit_interval_s
+            self._consumer.early.is_news = False
             self._consumer.commit()
 
     def commit(self) -> None:

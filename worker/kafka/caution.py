@@ -25,7 +25,7 @@ progress; the next stretch starts there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -88,10 +88,10 @@ class Caution:
         self.unmarked: set[Place] = set()  # no `run` written yet
         self.is_active = False  # else every record may run at once
 
-    def assign(self, places: Iterable[Place]) -> None:
+    def assign(self, places: Collection[Place]) -> None:
         self.forget(places)
         self.unread.update(places)
-        self.is_active = True
+        self._look()  # a rebalance may bring nothing
 
     def forget(self, places: Iterable[Place]) -> None:
         for place in places:

@@ -6,12 +6,12 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from worker.errors import KafkaRefused
 from worker.kafka.connection import Connection
+from worker.kafka.early_records import EarlyRecords
 from worker.kafka.group_client import open_group_client
 from worker.kafka.leaving import close_within
 from worker.kafka.ledger import Entry, PartitionLedger, Place, Reports
@@ -20,7 +20,6 @@ from worker.sections import ClientValue, KafkaSettings
 
 log = logging.getLogger(__name__)
 
-SEEK_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 10.0
 MANY_BYTES = 32 << 20  # of records that wait for the answer to a commit
 
@@ -51,13 +50,15 @@ class GroupConsumer:
         self._reports = reports
         self.ledgers: dict[Place, PartitionLedger] = {}
         self.waiting: deque[Message] = deque()  # read, and not yet in a ledger; always the same one
-        self.offsets = Offsets(self._client, self.ledgers, self.waiting)
+        self.early = EarlyRecords()  # read, and not yet in a ledger, because their partition is closed
+        self.offsets = Offsets(self._client, self.ledgers, self.waiting, self.early)
         self.on_assign: Callable[[frozenset[Place]], None] = lambda _places: None
         self.on_revoke: Callable[[frozenset[Place]], None] = lambda _places: None  # before they are forgotten
         self.on_forget: Callable[[frozenset[Place]], None] = lambda _places: None  # revoked or lost
         self.on_admit: Callable[[PartitionLedger, int], None] = lambda _ledger, _count: None
         self.on_rebalance: Callable[[str], None] = lambda _kind: None  # assign, revoke or lost
         self.on_commit: Callable[[str], None] = lambda _outcome: None  # ok or failed
+        self.on_committed: Callable[[Iterable[Place]], None] = lambda _places: None  # the broker has answered
 
     def subscribe(self) -> None:
         """Join the group; partitions arrive through fetch()."""
@@ -81,25 +82,31 @@ class GroupConsumer:
         self._connection.raise_refusal()
         return list(messages)
 
-    def admit(self, messages: Iterable[Message]) -> list[Entry]:
-        """Put fetched records into the ledgers of their partitions; drop those that were handed over meanwhile."""
+    def admit(self, messages: Iterable[Message], closed: Container[Place] = ()) -> list[Entry]:
+        """Put fetched records into the ledgers of their partitions; drop those that were handed over meanwhile.
+
+        Those of closed partitions are kept in `early`.
+        """
         entries, run = list[Entry](), list[Message]()
-        topic, partition = None, None
+        topic, partition = "", 0
         for message in messages:
             if (error := message.error()) is not None:
                 self._connection.judge(error)
                 continue
             if message.partition() != partition or message.topic() != topic:  # they come in long runs
-                entries += self._admit_run(topic, partition, run)
-                topic, partition, run = message.topic(), message.partition(), []
+                entries += self._admit_run((topic, partition), run, closed)
+                topic, partition, run = message.topic() or "", message.partition() or 0, []
             run.append(message)
-        entries += self._admit_run(topic, partition, run)
+        entries += self._admit_run((topic, partition), run, closed)
         self.in_flight += len(entries)
         return entries
 
-    def _admit_run(self, topic: str | None, partition: int | None, run: list[Message]) -> list[Entry]:
-        ledger = self.ledgers.get((topic, partition))  # type: ignore[arg-type]  # consumed: never None
+    def _admit_run(self, place: Place, run: list[Message], closed: Container[Place]) -> list[Entry]:
+        ledger = self.ledgers.get(place)
         if ledger is None or not run:
+            return []
+        if place in closed:
+            self.early.add(place, run)
             return []
         entries = ledger.admit(run)  # type: ignore[arg-type]  # see records.Record
         self.on_admit(ledger, len(entries))
@@ -204,31 +211,10 @@ class GroupConsumer:
             if ledger.start is not None:
                 starts[place] = ledger.start
             self._renew(place)
-        for message in self.waiting:
+        for message in (*self.early.take_all(), *self.waiting):
             starts.setdefault((message.topic() or "", message.partition() or 0), message.offset() or 0)
         self.waiting.clear()
         return starts
-
-    def rewind(self, starts: Mapping[Place, int]) -> None:
-        """Go on reading at these offsets; partitions that are no longer ours are left out.
-
-        Raises:
-            KafkaRefused: the client would not.
-        """
-        for place, offset in starts.items():
-            if place not in self.ledgers:
-                continue
-            give_up_s = time.monotonic() + SEEK_TIMEOUT_S
-            while True:
-                try:
-                    self._client.seek(TopicPartition(*place, offset))
-                    break
-                except KafkaException as error:
-                    if time.monotonic() > give_up_s:
-                        raise KafkaRefused(
-                            f"cannot go back to {place[0]}/{place[1]}/{offset}: {error.args[0].str()}"
-                        ) from error
-                time.sleep(0.05)
 
     def close(self) -> None:
         """Leave the group; what is not committed goes to the successor."""
@@ -268,6 +254,7 @@ class GroupConsumer:
             with contextlib.suppress(KafkaException):
                 self._client.resume([TopicPartition(*place) for place in places])
         self.offsets.forget(places)
+        self.early.forget(places)
         for place in places:
             if (ledger := self.ledgers.pop(place, None)) is not None:
                 ledger.is_revoked = True
@@ -288,6 +275,7 @@ class GroupConsumer:
             log.warning("commit of %s failed, will be tried again: %s", _named(failed), reason)
         is_ok = not failed and error is None
         self._answered = [is_ok]
+        self.on_committed((each.topic, each.partition) for each in partitions)
         self.on_commit("ok" if is_ok else "failed")
         return is_ok
 

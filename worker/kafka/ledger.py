@@ -96,6 +96,7 @@ class PartitionLedger:
         "is_revoked",
         "next_offset",
         "partition",
+        "place",
         "reports",
         "source_prefix",
         "topic",
@@ -106,6 +107,7 @@ class PartitionLedger:
         self.reports = reports
         self.topic = topic
         self.partition = partition
+        self.place: Place = (topic, partition)
         self.source_prefix = f"{topic}/{partition}/"
         self.is_revoked = False  # set when the partition is handed over: its answers are dropped from then on
         self.next_offset: int | None = None  # where a successor would have to start; None: nothing settled yet

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from worker.errors import KafkaRefused
+from worker.kafka.early_records import EarlyRecords
 from worker.kafka.ledger import PartitionLedger, Place
+
+SEEK_TIMEOUT_S = 5.0
 
 
 class Offsets:
     """Belongs to a GroupConsumer, which sends what is due. One thread calls it."""
 
-    def __init__(self, client: Consumer, ledgers: Mapping[Place, PartitionLedger], waiting: deque[Message]) -> None:
+    def __init__(
+        self,
+        client: Consumer,
+        ledgers: Mapping[Place, PartitionLedger],
+        waiting: deque[Message],
+        early: EarlyRecords,
+    ) -> None:
         """Args:
         client: the consumer's own.
         ledgers: of the assigned partitions; kept up to date by the consumer.
         waiting: read, and not yet in a ledger; likewise.
+        early: the same, and before those in waiting.
         """
         self._client = client
         self._ledgers = ledgers
         self._waiting = waiting
+        self._early = early
         self._committed: dict[Place, tuple[int, str]] = {}  # what was last sent to be committed: offset, metadata
         self.is_reading = False  # somebody holds records that are behind the position, and in no ledger
         self.metadata_of: Callable[[Place], str] = lambda _place: ""  # what a commit says besides the offset
@@ -82,14 +95,48 @@ class Offsets:
                 raise KafkaException(each.error)
         return answered
 
+    def published(self, ledgers: Iterable[PartitionLedger]) -> list[TopicPartition]:
+        """Behind what was published of these ledgers, with their metadata."""
+        found = []
+        for ledger in ledgers:
+            offset = ledger.published_end
+            if ledger.is_published:
+                offset = self.position(ledger, offset)
+            if offset is not None:
+                found.append(TopicPartition(*ledger.place, offset, metadata=self.metadata_of(ledger.place)))
+        return found
+
+    def rewind(self, starts: Mapping[Place, int]) -> None:
+        """Go on reading at these offsets; partitions that are no longer ours are left out.
+
+        Raises:
+            KafkaRefused: the client would not.
+        """
+        for place, offset in starts.items():
+            if place not in self._ledgers:
+                continue
+            give_up_s = time.monotonic() + SEEK_TIMEOUT_S
+            while True:
+                try:
+                    self._client.seek(TopicPartition(*place, offset))
+                    break
+                except KafkaException as error:
+                    if time.monotonic() > give_up_s:
+                        raise KafkaRefused(
+                            f"cannot go back to {place[0]}/{place[1]}/{offset}: {error.args[0].str()}"
+                        ) from error
+                time.sleep(0.05)
+
     def position(self, ledger: PartitionLedger, settled: int | None) -> int | None:
         """`settled`, or the place behind the control records that follow it, where nothing else was read."""
+        if (early := self._early.first_offset(ledger.place)) is not None:
+            return early
         if self.is_reading:
             return settled
         for message in self._waiting:
-            if message.partition() == ledger.partition and message.topic() == ledger.topic:
+            if (message.topic(), message.partition()) == ledger.place:
                 return message.offset()
-        (here,) = self._client.position([TopicPartition(ledger.topic, ledger.partition)])
+        (here,) = self._client.position([TopicPartition(*ledger.place)])
         return settled if here.offset < 0 else max(here.offset, settled or 0)
 
     def _committable(self, ledger: PartitionLedger) -> int | None:

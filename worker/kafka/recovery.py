@@ -86,7 +86,7 @@ class Recovery:
                 self._consumer.offsets.note([each])
         was_held = self._consumer.is_held
         self._consumer.hold(False)  # before the seek, which a pause would undo; nothing where all is running
-        self._consumer.rewind(starts)
+        self._consumer.offsets.rewind(starts)
         self._consumer.hold(was_held)
         self._starts.clear()
         return True

@@ -108,7 +108,7 @@ class TransactionCycle(Answers):
             self._look_at_failures()
         elif self._is_in(State.OPEN) and self._is_due():
             self._state = State.CLOSING
-        elif self._is_in(State.IDLE) and not self._consumer.in_flight:
+        elif self._is_in(State.IDLE) and (self._consumer.early.is_news or not self._consumer.in_flight):
             self._commit_positions()
         if self._is_in(State.CLOSING) and not self._producer.queued:
             self._commit_transaction()
@@ -160,6 +160,8 @@ class TransactionCycle(Answers):
     def _is_due(self) -> bool:
         if self._half is not None:
             return False
+        if self._consumer.early.is_news:  # records that wait for this commit
+            return True
         now_s = time.monotonic()
         if now_s - self._began_s >= self._interval_s or len(self._published) >= TRANSACTION_RECORDS:
             return True
@@ -179,17 +181,13 @@ class TransactionCycle(Answers):
         is_drained = len(self._published) >= self._consumer.in_flight
         if is_drained:
             self._mark_next_group()
-        self._offsets = []
-        for ledger in ledgers:
-            offset = ledger.published_end
-            if ledger.is_published:
-                offset = self._consumer.offsets.position(ledger, offset)
-            if offset is not None:
-                place = (ledger.topic, ledger.partition)
-                self._offsets.append(TopicPartition(*place, offset, metadata=self._metadata_of(place)))
+        self._offsets = self._consumer.offsets.published(ledgers)
+        others = self._consumer.early.places
         if is_drained and self._caution.is_active:
-            others = self._consumer.ledgers.keys() - {(ledger.topic, ledger.partition) for ledger in ledgers}
-            self._offsets += self._consumer.offsets.due(frozenset(others))
+            others = frozenset(self._consumer.ledgers)
+        if others := others - {ledger.place for ledger in ledgers}:
+            self._offsets += self._consumer.offsets.due(others)
+        self._consumer.early.is_news = False
         self._state = State.COMMITTING
         self._transactions.commit(self._offsets, metadata)
 
@@ -203,10 +201,11 @@ class TransactionCycle(Answers):
                 caution.begin(sources[: caution.group(sources)])
 
     def _commit_positions(self) -> None:
-        """Nothing is in flight: commit behind control records, too, so that no lag is left."""
+        """With nothing in flight, behind control records, too, so that no lag is left; and what early records need."""
         now_s = time.monotonic()
-        if now_s < self._next_idle_commit_s:
+        if now_s < self._next_idle_commit_s and not self._consumer.early.is_news:
             return
+        self._consumer.early.is_news = False
         self._next_idle_commit_s = now_s + max(IDLE_COMMIT_S, self._interval_s)
         if not self._caution.unread and (offsets := self._consumer.offsets.due()):
             self._commit_only(offsets)
@@ -253,7 +252,9 @@ class TransactionCycle(Answers):
     def _note_offsets(self) -> None:
         """They are committed."""
         offsets, self._offsets = self._offsets, []
-        self._consumer.offsets.note(each for each in offsets if (each.topic, each.partition) in self._consumer.ledgers)
+        ours = [each for each in offsets if (each.topic, each.partition) in self._consumer.ledgers]
+        self._consumer.offsets.note(ours)
+        self._mark((each.topic, each.partition) for each in ours)
 
     def _look_at_failures(self) -> None:
         failed, self._reports.failed = self._reports.failed, []
