@@ -67,7 +67,7 @@ class Scene:
         """Records of these ages are settled at once; the first ones were refused with these codes."""
         (ledger,) = self._delivery.consumer.ledgers.values()
         now_ms = time.time() * 1000
-        entries = [Entry(ledger, FakeRecord(b""), created_ms=round(now_ms - 1000 * age_s)) for age_s in ages_s]
+        entries = [Entry(ledger, FakeRecord(b"", created_ms=round(now_ms - 1000 * age_s))) for age_s in ages_s]
         for entry, code in zip(entries, codes, strict=False):
             entry.refusal = code, "why"
             self._delivery.refusals += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from operator import attrgetter
 
 from worker.deadline import Deadline
 from worker.kafka.answers import Answers
@@ -16,6 +17,7 @@ from worker.sections import DeliverySettings, KafkaSettings
 log = logging.getLogger(__name__)
 
 COMMIT_INTERVAL_MS = 500
+LEDGER = attrgetter("ledger")
 MARK_TIMEOUT_S = 2.0
 COMMIT_TIMEOUT_S = 10.0  # of the last commit, in the middle of a rebalance
 
@@ -81,4 +83,4 @@ class AtLeastOnce(Answers, Acknowledged):
         return True
 
     def _close_accounts(self, settled: list[Entry]) -> None:
-        self._consumer.settle({entry.ledger for entry in settled})
+        self._consumer.settle(set(map(LEDGER, settled)))

@@ -48,8 +48,13 @@ class Entry(msgspec.Struct, eq=False):  # one is made for every record: half the
     sent: int = 0  # how many of them the producer has
     unacknowledged: int = 0  # how many of them the broker does not have
     refusal: tuple[str, str] | None = None  # (code, message) of what could not be answered
-    created_ms: int = 0  # timestamp of the record, known when it is published; 0: it has none
     is_done: bool = False
+
+    @property
+    def created_ms(self) -> int:
+        """Timestamp of the record; 0: it has none."""
+        kind, timestamp_ms = self.record.timestamp()
+        return timestamp_ms if kind else 0
 
     def answer(self, outgoing: list[Outgoing]) -> None:
         """What is to be published for this record; it replaces what was said before, all of it."""

@@ -141,9 +141,17 @@ class Publishing(ABC):
         Raises:
             KafkaException: the producer is no good any more.
         """
-        unpublished, send = ledger.unpublished, self._send
-        while unpublished and unpublished[0].outgoing is not None:
-            if not send(unpublished[0]):
+        unpublished, produce, is_plain = ledger.unpublished, self._producer.produce, not self._keeps_timestamp
+        while unpublished and (outgoing := (entry := unpublished[0]).outgoing) is not None:
+            if is_plain and not entry.sent and len(outgoing) == 1:
+                topic, value, key, headers = outgoing[0]
+                if key is not None:  # the common answer goes without a call of our own
+                    try:
+                        produce(topic, value, key, -1, entry.delivered, None, 0, headers)
+                        entry.sent = 1
+                    except (BufferError, KafkaException):
+                        pass  # see what _send() makes of it
+            if entry.sent < len(outgoing) and not self._send(entry):
                 return False
             sent.append(unpublished.popleft())
         return True
@@ -151,11 +159,7 @@ class Publishing(ABC):
     def _send(self, entry: Entry) -> bool:
         """Send all that the entry has; False where the producer is full."""
         outgoing = entry.outgoing or []
-        kind, timestamp_ms = entry.record.timestamp()
-        if kind:
-            entry.created_ms = timestamp_ms
-        if not self._keeps_timestamp:
-            timestamp_ms = 0
+        timestamp_ms = entry.created_ms if self._keeps_timestamp else 0
         producer, place = self._producer, entry.ledger.partition
         while entry.sent < len(outgoing):
             topic, value, key, headers = outgoing[entry.sent]
@@ -168,7 +172,7 @@ class Publishing(ABC):
                     place % producer.partitions[topic] if key is None else -1,
                     entry.delivered,
                     None,
-                    timestamp_ms if kind else 0,
+                    timestamp_ms,
                     headers,
                 )
             except BufferError:
