@@ -353,3 +353,34 @@ def test_partitions_may_go_while_the_mark_of_a_careful_group_is_written(monkeypa
     while len(entries) < 2:
         entries += site.mode.take(100, 0.01)
     assert places(entries) == [(0, 0), (0, 1)]
+
+
+def test_with_more_to_be_had_answers_go_out_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before they have gathered for a while, and at once where nothing more is taken in, or there is nothing."""
+    monkeypatch.setattr(at_least_once, "GATHER_S", 60.0)
+    site = Site()
+    site.publish(*site.take(1))
+    site.member.ends[0] = 6
+    for _ in range(2):
+        site.answer(*site.mode.take(2, 0.01))
+        site.mode.settle(0.0)
+        assert site.producer.published == [b"0/0"]
+    site.mode.settle(0.0)  # nothing was taken in before that
+    assert site.producer.published == [b"0/0", b"0/1", b"0/2", b"0/3", b"0/4"]
+    site.answer(*site.mode.take(2, 0.01))
+    assert len(site.producer.published) == 5
+    site.mode.settle(0.0)
+    assert len(site.producer.published) == 6
+
+
+def test_answers_that_gather_go_out_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(at_least_once, "GATHER_S", 0.1)
+    site = Site()
+    site.publish(*site.take(1))
+    site.member.ends[0] = 1_000
+    give_up_s = time.monotonic() + 5
+    while len(site.producer.published) == 1:
+        assert time.monotonic() < give_up_s
+        site.answer(*site.mode.take(1, 0.01))
+        site.mode.settle(0.0)
+        time.sleep(0.02)
