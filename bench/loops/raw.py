@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
-from confluent_kafka import Consumer, KafkaError, Message, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from bench.loops import job as command_line
 from bench.loops.job import Job
@@ -50,7 +51,10 @@ def main() -> None:
         if error is not None:
             raise SystemExit(f"a record was not delivered: {error}")
 
-    consumer.subscribe([job.input_topic])
+    def on_revoke(_consumer: Consumer, _partitions: list[TopicPartition]) -> None:
+        _commit(consumer)
+
+    consumer.subscribe([job.input_topic], on_revoke=on_revoke)
     engine = b"0123456789ab"
     has_new, commit_s = False, time.monotonic() + COMMIT_EVERY_S
     while job.is_running:
@@ -75,10 +79,16 @@ def main() -> None:
             consumer.commit(asynchronous=True)
             has_new, commit_s = False, time.monotonic() + COMMIT_EVERY_S
     producer.flush(30)
-    here = [each for each in consumer.position(consumer.assignment()) if each.offset >= 0]
-    if here:  # again, for nobody looked how the last ones went
-        consumer.commit(offsets=here, asynchronous=False)
+    _commit(consumer)
     consumer.close()
+
+
+def _commit(consumer: Consumer) -> None:
+    """How far it has come, again: nobody looks how the other commits go."""
+    here = [each for each in consumer.position(consumer.assignment()) if each.offset >= 0]
+    if here:
+        with suppress(KafkaException):  # the group may be changing: then another member reads some records again
+            consumer.commit(offsets=here, asynchronous=False)
 
 
 def _run_many(job: Job) -> None:
