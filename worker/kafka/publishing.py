@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 TOPIC_REFUSALS = frozenset(
     (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 )
+NO_TIMESTAMP = (0, 0)
 Explain = Callable[[Ticket, ErrorCode, str], tuple[bytes, Headers, ErrorCode, str]]  # the arguments of refuse()
 
 
@@ -141,13 +142,14 @@ class Publishing(ABC):
         Raises:
             KafkaException: the producer is no good any more.
         """
-        unpublished, produce, is_plain = ledger.unpublished, self._producer.produce, not self._keeps_timestamp
+        unpublished, produce, keeps_timestamp = ledger.unpublished, self._producer.produce, self._keeps_timestamp
         while unpublished and (outgoing := (entry := unpublished[0]).outgoing) is not None:
-            if is_plain and not entry.sent and len(outgoing) == 1:
+            if len(outgoing) == 1 and not entry.sent:
                 topic, value, key, headers = outgoing[0]
                 if key is not None:  # the common answer goes without a call of our own
+                    kind, timestamp_ms = entry.record.timestamp() if keeps_timestamp else NO_TIMESTAMP
                     try:
-                        produce(topic, value, key, -1, entry.delivered, None, 0, headers)
+                        produce(topic, value, key, -1, entry.delivered, None, timestamp_ms if kind else 0, headers)
                         entry.sent = 1
                     except (BufferError, KafkaException):
                         pass  # see what _send() makes of it

@@ -32,7 +32,7 @@ from worker.sections import DeliverySettings, KafkaSettings
 log = logging.getLogger(__name__)
 
 COMMIT_INTERVAL_MS = 100
-TRANSACTION_RECORDS = 8_000  # more would only keep the next ones waiting
+TRANSACTION_RECORDS = 3_000  # fewer cost more commits, more cost more memory that is no longer in a cache
 IDLE_COMMIT_S = 0.5  # between looks for positions behind control records
 REPORTS_S = 0.2  # for what the client has still to say of a failed transaction
 
