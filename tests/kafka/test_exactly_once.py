@@ -209,6 +209,20 @@ def test_where_nothing_is_committed_reading_goes_back_to_where_it_began(site: Si
     assert site.group.at == 40
 
 
+def test_records_that_wait_for_a_mark_close_the_transaction() -> None:
+    """However long it could last."""
+    site = Site(commit_interval_ms=60_000)
+    entries = site.take(3)
+    site.until(lambda: not site.mode.unacknowledged)
+    site.answer(entries[:1])
+    for _ in range(10):
+        site.mode.settle(0.001)
+    assert not site.commits(1)()
+    site.mode.consumer.early.add(("requests", 1), [])
+    site.until(site.commits(1))
+    site.mode.close()
+
+
 def test_a_hold_outlives_the_recovery(site: Site) -> None:
     entries = site.take(2)
     site.producer.troubles["commit"] = [ABORT]
