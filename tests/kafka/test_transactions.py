@@ -174,3 +174,14 @@ def test_an_open_transaction_is_aborted_at_the_end(site: Site) -> None:
     site.transactions.begin()
     site.transactions.close(is_open=True)
     assert site.client.calls == ["begin", "abort", "purge"]
+
+
+def test_a_client_that_is_fenced_at_the_end_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last reports come with an error already set; the reason why the process ends must not be lost for that."""
+
+    def flush(_timeout_s: float) -> None:
+        raise SystemError("<method 'topic' of Message> returned a result with an exception set")
+
+    monkeypatch.setattr(site.client, "flush", flush)
+    site.transactions.close(is_open=False)
+    assert site.client.calls == ["purge"]

@@ -106,6 +106,8 @@ class ResultProducer:
 
 def _drop(client: Producer, timeout_s: float) -> None:
     """Forget what a client still has to send; wait so long for what is on its way."""
-    with contextlib.suppress(KafkaException):  # a client that was fenced has nothing more to say
+    # a client that was fenced has nothing more to say; and if it learns that here, its delivery reports come with that
+    # error already set, which Python calls a SystemError
+    with contextlib.suppress(KafkaException, SystemError):
         client.purge(in_queue=True, in_flight=False, blocking=False)
         client.flush(timeout_s)
