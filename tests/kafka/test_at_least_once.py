@@ -317,7 +317,7 @@ def test_records_of_a_new_partition_wait_until_its_mark_is_committed_and_hold_up
 
 
 def test_who_has_no_answer_to_the_commit_of_a_mark_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early_records, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(early_records, "MARK_TIMEOUT_S", 0.2)
     site = Site()
     site.member.answers = False
     assert places(site.take(2)) == [(0, 0), (0, 1)]

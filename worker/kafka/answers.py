@@ -12,7 +12,7 @@ from worker.deadline import Deadline
 from worker.kafka.caution import GROUP_RECORDS, Caution
 from worker.kafka.connection import Connection
 from worker.kafka.consumer import GroupConsumer
-from worker.kafka.ledger import Entry, Place
+from worker.kafka.ledger import Entry, Place, place_of
 from worker.kafka.producer import ResultProducer
 from worker.kafka.publishing import Publishing
 from worker.sections import ClientValue, DeliverySettings, KafkaSettings
@@ -161,7 +161,7 @@ class Answers(Publishing):
     def _next_sources(self) -> list[tuple[Place, int]]:
         """Partition and offset of what waits in front."""
         return [
-            ((message.topic() or "", message.partition() or 0), message.offset() or 0)
+            (place_of(message), message.offset() or 0)
             for message, _ in zip(self._consumer.waiting, range(GROUP_RECORDS), strict=False)
         ]
 

@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from worker.deadline import Deadline
 from worker.kafka.answers import Answers
+from worker.kafka.caution import MARK_TIMEOUT_S
 from worker.kafka.connection import Connection
 from worker.kafka.ledger import Entry, Place
 from worker.kafka.producer import ResultProducer
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 COMMIT_INTERVAL_MS = 500
 GATHER_S = 0.005
 LEDGER = attrgetter("ledger")
-MARK_TIMEOUT_S = 2.0
 COMMIT_TIMEOUT_S = 10.0  # of the last commit, in the middle of a rebalance
 
 
@@ -44,7 +44,7 @@ class AtLeastOnce(Answers, Acknowledged):
         now_s = time.monotonic()
         if now_s >= self._next_commit_s or self._consumer.early.is_news:
             self._next_commit_s = now_s + self._commit_interval_s
-            self._consumer.early.is_news = False
+            self._consumer.early.forget_news()
             self._consumer.commit()
 
     def commit(self) -> None:

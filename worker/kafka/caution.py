@@ -39,6 +39,7 @@ RUN = PREFIX + "run"
 CAREFUL_RECORDS = 20_000  # more than can be in flight with default settings
 LEAST_CAREFUL = 1_024
 GROUP_RECORDS = 64
+MARK_TIMEOUT_S = 2.0  # for the answer to a commit that says what is about to run
 
 
 @dataclass(frozen=True)

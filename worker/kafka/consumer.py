@@ -14,7 +14,7 @@ from worker.kafka.connection import Connection
 from worker.kafka.early_records import EarlyRecords
 from worker.kafka.group_client import open_group_client
 from worker.kafka.leaving import close_within
-from worker.kafka.ledger import Entry, PartitionLedger, Place, Reports
+from worker.kafka.ledger import Entry, PartitionLedger, Place, Reports, place_of
 from worker.kafka.offsets import Offsets
 from worker.sections import ClientValue, KafkaSettings
 
@@ -95,7 +95,7 @@ class GroupConsumer:
                 continue
             if message.partition() != partition or message.topic() != topic:  # they come in long runs
                 entries += self._admit_run((topic, partition), run, closed)
-                topic, partition, run = message.topic() or "", message.partition() or 0, []
+                (topic, partition), run = place_of(message), []
             run.append(message)
         entries += self._admit_run((topic, partition), run, closed)
         self.in_flight += len(entries)
@@ -212,7 +212,7 @@ class GroupConsumer:
                 starts[place] = ledger.start
             self._renew(place)
         for message in (*self.early.take_all(), *self.waiting):
-            starts.setdefault((message.topic() or "", message.partition() or 0), message.offset() or 0)
+            starts.setdefault(place_of(message), message.offset() or 0)
         self.waiting.clear()
         return starts
 
@@ -259,7 +259,7 @@ class GroupConsumer:
             if (ledger := self.ledgers.pop(place, None)) is not None:
                 ledger.is_revoked = True
                 self.in_flight -= len(ledger)
-        kept = [message for message in self.waiting if (message.topic(), message.partition()) not in places]
+        kept = [message for message in self.waiting if place_of(message) not in places]
         self.waiting.clear()
         self.waiting.extend(kept)
         self.on_forget(places)

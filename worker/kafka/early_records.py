@@ -9,11 +9,10 @@ from itertools import chain
 
 from confluent_kafka import Message
 
+from worker.kafka.caution import MARK_TIMEOUT_S
 from worker.kafka.ledger import Place
 
 log = logging.getLogger(__name__)
-
-PATIENCE_S = 2.0  # the records run all the same then
 
 
 class EarlyRecords:
@@ -22,13 +21,22 @@ class EarlyRecords:
     def __init__(self) -> None:
         self._messages: dict[Place, list[Message]] = {}
         self._since_s: dict[Place, float] = {}
-        self.is_news = False  # since somebody set it to False: there are records of one more partition
+        self._is_news = False
 
     def __len__(self) -> int:
         return sum(map(len, self._messages.values()))
 
     def __bool__(self) -> bool:
         return bool(self._messages)
+
+    @property
+    def is_news(self) -> bool:
+        """Whether there are records of one more partition since forget_news(): a commit is due that lets them in."""
+        return self._is_news
+
+    def forget_news(self) -> None:
+        """That commit is on its way."""
+        self._is_news = False
 
     @property
     def places(self) -> frozenset[Place]:
@@ -38,7 +46,7 @@ class EarlyRecords:
         """Keep these; they come in offset order."""
         if place not in self._messages:
             self._messages[place], self._since_s[place] = [], time.monotonic()
-            self.is_news = True
+            self._is_news = True
         self._messages[place].extend(messages)
 
     def first_offset(self, place: Place) -> int | None:
@@ -51,7 +59,7 @@ class EarlyRecords:
         now_s, found = time.monotonic(), list[Message]()
         for place, since_s in list(self._since_s.items()):
             if place in closed:
-                if now_s - since_s < PATIENCE_S:
+                if now_s - since_s < MARK_TIMEOUT_S:  # they run all the same then
                     continue
                 log.warning(
                     "%s/%d: the commit before its first records has no answer yet; they run all the same", *place

@@ -15,6 +15,11 @@ Place = tuple[str, int]  # (topic, partition)
 Outgoing = tuple[str, bytes | None, bytes | None, Headers]  # (topic, value, key, headers)
 
 
+def place_of(message: Message) -> Place:
+    """Where a record was read; by their types a message may know neither."""
+    return message.topic() or "", message.partition() or 0
+
+
 class Failure(NamedTuple):
     """A message that the broker did not take, or the client gave up."""
 

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from worker.errors import KafkaRefused
 from worker.kafka.early_records import EarlyRecords
-from worker.kafka.ledger import PartitionLedger, Place
+from worker.kafka.ledger import PartitionLedger, Place, place_of
 
 SEEK_TIMEOUT_S = 5.0
 
@@ -134,7 +134,7 @@ class Offsets:
         if self.is_reading:
             return settled
         for message in self._waiting:
-            if (message.topic(), message.partition()) == ledger.place:
+            if place_of(message) == ledger.place:
                 return message.offset()
         (here,) = self._client.position([TopicPartition(*ledger.place)])
         return settled if here.offset < 0 else max(here.offset, settled or 0)

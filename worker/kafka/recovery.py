@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from worker.errors import KafkaRefused
 from worker.kafka.connection import REFUSALS
 from worker.kafka.consumer import GroupConsumer
-from worker.kafka.ledger import Place
+from worker.kafka.ledger import Place, place_of
 from worker.kafka.remedies import with_remedy
 from worker.kafka.transactions import CALL_TIMEOUT_S, RECOVERY_TIMEOUT_S
 from worker.sections import KafkaSettings
@@ -54,8 +54,7 @@ class Recovery:
         """These were read meanwhile; they are read again."""
         for message in messages:
             if message.error() is None:
-                place = message.topic() or "", message.partition() or 0
-                self._starts.setdefault(place, message.offset() or 0)
+                self._starts.setdefault(place_of(message), message.offset() or 0)
 
     def assign(self, places: Iterable[Place]) -> None:
         """They begin where the group has them."""

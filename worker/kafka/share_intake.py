@@ -15,7 +15,7 @@ from worker.deadline import Deadline
 from worker.errors import KafkaRefused
 from worker.kafka.connection import Connection, client_log
 from worker.kafka.leaving import close_within
-from worker.kafka.ledger import Entry, PartitionLedger, Reports
+from worker.kafka.ledger import Entry, PartitionLedger, Reports, place_of
 from worker.records import readable
 from worker.sections import KafkaSettings
 
@@ -160,7 +160,7 @@ class ShareIntake:
         close_within(deadline.left_s, [seat.client for seat in holders])
 
     def _admit(self, seat: Seat, message: Message) -> Entry:
-        place = (message.topic() or "", message.partition() or 0)
+        place = place_of(message)
         ledger = self.ledgers.get(place)
         if ledger is None:
             ledger = self.ledgers[place] = PartitionLedger(*place, self._reports)

@@ -187,7 +187,7 @@ class TransactionCycle(Answers):
             others = frozenset(self._consumer.ledgers)
         if others := others - {ledger.place for ledger in ledgers}:
             self._offsets += self._consumer.offsets.due(others)
-        self._consumer.early.is_news = False
+        self._consumer.early.forget_news()
         self._state = State.COMMITTING
         self._transactions.commit(self._offsets, metadata)
 
@@ -203,11 +203,11 @@ class TransactionCycle(Answers):
     def _commit_positions(self) -> None:
         """With nothing in flight, behind control records, too, so that no lag is left; and what early records need."""
         now_s = time.monotonic()
-        if now_s < self._next_idle_commit_s and not self._consumer.early.is_news:
+        if self._caution.unread or (now_s < self._next_idle_commit_s and not self._consumer.early.is_news):
             return
-        self._consumer.early.is_news = False
+        self._consumer.early.forget_news()
         self._next_idle_commit_s = now_s + max(IDLE_COMMIT_S, self._interval_s)
-        if not self._caution.unread and (offsets := self._consumer.offsets.due()):
+        if offsets := self._consumer.offsets.due():
             self._commit_only(offsets)
 
     def _commit_only(self, offsets: list[TopicPartition]) -> None:
