@@ -24,10 +24,11 @@ INTERVAL_MS = 10
 class Site:
     """The mode between a member and a producer."""
 
-    def __init__(self, partitions: int = 1, interval_ms: int = INTERVAL_MS) -> None:
+    def __init__(self, partitions: int = 1, interval_ms: int = INTERVAL_MS, *, output_partitions: int = 1) -> None:
         self.member: Member
         self.producer: Reporter
         self._partitions = partitions
+        self._output_partitions = output_partitions
         kafka = KafkaSettings(
             bootstrap_servers="nowhere:1",
             group_id="group",
@@ -48,7 +49,7 @@ class Site:
         return self.producer
 
     def check(self, _client: object, read: list[str], written: list[str]) -> dict[str, int]:
-        return dict.fromkeys([*read, *written], 1)
+        return dict.fromkeys([*read, *written], self._output_partitions)
 
     def raise_refusal(self) -> None: ...
 
@@ -373,14 +374,32 @@ def test_with_more_to_be_had_answers_go_out_some_at_a_time(monkeypatch: pytest.M
     assert len(site.producer.published) == 6
 
 
-def test_answers_that_gather_go_out_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(at_least_once, "GATHER_S", 0.1)
-    site = Site()
+def read_on(site: Site, seconds: float) -> None:
+    """Answer what is taken, for so long, or until more than one answer is published; there is always more to take."""
     site.publish(*site.take(1))
     site.member.ends[0] = 1_000
-    give_up_s = time.monotonic() + 5
-    while len(site.producer.published) == 1:
-        assert time.monotonic() < give_up_s
+    until_s = time.monotonic() + seconds
+    while len(site.producer.published) == 1 and time.monotonic() < until_s:
         site.answer(*site.mode.take(1, 0.01))
         site.mode.settle(0.0)
         time.sleep(0.02)
+
+
+def test_answers_that_gather_go_out_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(at_least_once, "GATHER_S", 0.1)
+    site = Site(output_partitions=16)
+    read_on(site, 5.0)
+    assert len(site.producer.published) > 1
+
+
+def test_over_many_partitions_answers_gather_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client sends those of each partition by themselves; but there is an end to it."""
+    monkeypatch.setattr(at_least_once, "GATHER_S", 0.05)
+    monkeypatch.setattr(at_least_once, "LONGEST_GATHER", 1_000_000)
+    site = Site(output_partitions=16_000)
+    read_on(site, 0.5)
+    assert len(site.producer.published) == 1
+    monkeypatch.setattr(at_least_once, "LONGEST_GATHER", 2)
+    site = Site(output_partitions=16_000)
+    read_on(site, 5.0)
+    assert len(site.producer.published) > 1

@@ -18,7 +18,9 @@ from worker.sections import DeliverySettings, KafkaSettings
 log = logging.getLogger(__name__)
 
 COMMIT_INTERVAL_MS = 500
-GATHER_S = 0.005
+GATHER_S = 0.005  # for up to so many partitions of the output topic:
+GATHER_PARTITIONS = 16
+LONGEST_GATHER = 10  # times that, however many there are
 LEDGER = attrgetter("ledger")
 COMMIT_TIMEOUT_S = 10.0  # of the last commit, in the middle of a rebalance
 
@@ -31,8 +33,14 @@ class AtLeastOnce(Answers, Acknowledged):
         self._commit_interval_s = (delivery.commit_interval_ms or COMMIT_INTERVAL_MS) / 1000
         self._next_commit_s = 0.0
         self._is_behind = False  # the last take brought as much as it asked for
+        self._gather_s = GATHER_S
         self._publish_s = 0.0  # when answers go out, though there is more to be taken in
         self._is_last_made = False  # the last commit, or the attempt; the client's own wait would know no deadline
+
+    def check(self) -> None:
+        super().check()
+        count = self._producer.partitions[self._output_topic]  # a request of the client holds the answers of one
+        self._gather_s = GATHER_S * min(LONGEST_GATHER, max(1.0, count / GATHER_PARTITIONS))
 
     def take(self, max_records: int, timeout_s: float) -> list[Entry]:
         entries = super().take(max_records, timeout_s)
@@ -102,7 +110,7 @@ class AtLeastOnce(Answers, Acknowledged):
         now_s = time.monotonic()
         if is_behind and now_s < self._publish_s:
             return True
-        self._publish_s = now_s + GATHER_S
+        self._publish_s = now_s + self._gather_s
         return False
 
     def _close_accounts(self, settled: list[Entry]) -> None:
