@@ -29,13 +29,18 @@ def medians(label: str) -> Any:
     return found("throughput", label, "pass-through-0.6k")["medians"]
 
 
+def faults(figures: Any) -> list[int]:
+    """Of all rounds."""
+    return [figures[fault] for fault in ("missing", "duplicates", "wrong", "uncommitted")]
+
+
 @pytest.mark.parametrize("label", LABELS)
 def test_exactly_once_reaches_most_of_at_least_once(label: str) -> None:
     """Medians over the rounds of one run, in which nothing was missing or doubled."""
     by_name = medians(label)
     assert by_name["worker-eos"]["records_per_s"] >= LEAST[label] * by_name["worker"]["records_per_s"]
     for name in by_name.keys() & MODES:
-        assert [by_name[name][fault] for fault in ("missing", "duplicates", "wrong", "uncommitted")] == [0] * 4
+        assert faults(by_name[name]) == [0] * 4
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -86,7 +91,7 @@ def test_the_gpu_is_kept_busy_through_kafka() -> None:
 def test_eight_intake_processes_feed_a_gpu(label: str, scenario: str, rows_per_s: float) -> None:
     by_eight = found("throughput", label, scenario)["medians"]["worker-intake-8"]
     assert by_eight["rows_per_s"] >= rows_per_s
-    assert [by_eight[fault] for fault in ("missing", "duplicates", "wrong", "uncommitted")] == [0] * 4
+    assert faults(by_eight) == [0] * 4
 
 
 def test_a_tuned_setting_meets_its_target_again() -> None:
@@ -104,7 +109,7 @@ def test_exactly_once_costs_little_with_several_intake_processes() -> None:
     least = LEAST["h100-intake"] * by_name["worker-intake-8"]["records_per_s"]
     assert by_name["worker-eos-intake-8"]["records_per_s"] >= least
     for name in ("worker-intake-8", "worker-eos-intake-8"):
-        assert [by_name[name][fault] for fault in ("missing", "duplicates", "wrong", "uncommitted")] == [0] * 4
+        assert faults(by_name[name]) == [0] * 4
 
 
 def test_nothing_grows_on_a_gpu() -> None:

@@ -56,6 +56,11 @@ class Entry(msgspec.Struct, eq=False):  # one is made for every record: half the
     is_done: bool = False
 
     @property
+    def source(self) -> tuple[str, int, int]:
+        """Topic, partition and offset."""
+        return *self.ledger.place, self.record.offset()
+
+    @property
     def created_ms(self) -> int:
         """Timestamp of the record; 0: it has none."""
         kind, timestamp_ms = self.record.timestamp()

@@ -21,11 +21,11 @@ class SizeLimits:
 
     def refuse(self, entry: Entry, topic: str) -> None:
         """What was made of this record for the topic does not fit it."""
-        self._refused.setdefault(_source(entry), Counter())[topic] += 1
+        self._refused.setdefault(entry.source, Counter())[topic] += 1
 
     def shrink(self, entry: Entry, replace: Replace) -> None:
         """Replace what would be refused again, before it is sent."""
-        for topic, times in self._refused.get(_source(entry), Counter()).items():
+        for topic, times in self._refused.get(entry.source, Counter()).items():
             for _ in range(times):
                 for outgoing in list(entry.outgoing or ()):
                     if outgoing[0] == topic:
@@ -42,8 +42,4 @@ class SizeLimits:
     def forget(self, entries: Iterable[Entry]) -> None:
         """These are answered."""
         for entry in entries:
-            self._refused.pop(_source(entry), None)
-
-
-def _source(entry: Entry) -> tuple[str, int, int]:
-    return entry.record.topic(), entry.record.partition(), entry.record.offset()
+            self._refused.pop(entry.source, None)

@@ -17,14 +17,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import groupby
+from operator import attrgetter
 
-from worker.kafka.ledger import Entry
+from worker.kafka.ledger import Entry, Place
 
 GROUP_RECORDS = 32
 ALONE_FROM = 3
 GUILTY_FROM = 4
 LAST_TIME = 5  # Kafka's default, group.share.delivery.count.limit
 NEAR = 256  # offsets; what is so near behind a guilty record was its company
+SOURCE, PLACE = attrgetter("source"), attrgetter("ledger.place")
 
 
 class Suspects:
@@ -32,7 +34,7 @@ class Suspects:
 
     def __init__(self) -> None:
         self._groups: deque[list[Entry]] = deque()
-        self._given_up: dict[tuple[str, int], int] = {}  # partition -> offset of the last one
+        self._given_up: dict[Place, int] = {}  # partition -> offset of the last one
 
     def __len__(self) -> int:
         groups = list(self._groups)  # other threads ask, too
@@ -45,7 +47,7 @@ class Suspects:
             Those of them that must not run again.
         """
         guilty, crowds, heads = list[Entry](), list[list[Entry]](), list[list[Entry]]()
-        for place, run in groupby(sorted(entries, key=_source), key=_place):
+        for place, run in groupby(sorted(entries, key=SOURCE), key=PLACE):
             suspects = list(run)
             guilty += [entry for entry in suspects if times(entry) >= LAST_TIME]
             suspects = [entry for entry in suspects if times(entry) < LAST_TIME]
@@ -68,7 +70,7 @@ class Suspects:
 
     def _had_company(self, entry: Entry) -> bool:
         """Whether the guilty one was given up before, and this one came later only because it was fetched later."""
-        given_up = self._given_up.get(_place(entry))
+        given_up = self._given_up.get(entry.ledger.place)
         return given_up is not None and 0 < entry.record.offset() - given_up < NEAR
 
 
@@ -79,11 +81,3 @@ def times(entry: Entry) -> int:
 
 def _cut(entries: list[Entry]) -> list[list[Entry]]:
     return [entries[start : start + GROUP_RECORDS] for start in range(0, len(entries), GROUP_RECORDS)]
-
-
-def _place(entry: Entry) -> tuple[str, int]:
-    return entry.record.topic(), entry.record.partition()
-
-
-def _source(entry: Entry) -> tuple[str, int, int]:
-    return *_place(entry), entry.record.offset()
