@@ -163,8 +163,9 @@ def test_intake_processes_go_with_the_engine_process(site: Site) -> None:
     answers = reader.read(until=count, timeout_s=60)
     assert len(answers.times) == count
     assert answers.wrong == []
+    # what the first had answered and not committed is answered again, behind the last of them, it may be
+    assert await_that(lambda: lag(site.servers, site.group, published(count)) == 0)
     assert second.terminate() == 0
-    assert lag(site.servers, site.group, published(count)) == 0
 
 
 @pytest.mark.timeout(150)
