@@ -151,10 +151,10 @@ def _scaling(found: Documents) -> str:
         costs = [
             variant["medians"]["worker"]["cpu_us"]
             for key, variant in each["variants"].items()
-            if "worker" in variant["medians"] and "lag" not in key
+            if "worker" in variant["medians"] and "lag" not in key and "in turns" not in key
         ]
-        if costs:
-            parts.append(f"The dearest is {max(costs) / min(costs) - 1:.0%} above the cheapest.\n")
+        if len(costs) > 1:
+            parts.append(f"By key, the dearest is {max(costs) / min(costs) - 1:.0%} above the cheapest.\n")
     return "\n".join(parts)
 
 

@@ -108,7 +108,7 @@ def _numbers(random: np.random.Generator, name: str, dtype: Any, shape: tuple[in
 
 
 def fill(bootstrap_servers: str, topic: str, scenario: Scenario, model: Path) -> int:
-    """Publish all requests, evenly over the partitions, the record's number as key.
+    """Publish all requests, the record's number as key.
 
     Returns:
         Bytes of one record's value.
@@ -135,6 +135,7 @@ def _fill(bootstrap_servers: str, topic: str, scenario: Scenario, model: Path, f
         {
             "bootstrap.servers": bootstrap_servers,
             "linger.ms": 20,
+            "partitioner": "murmur2_random",
             "enable.idempotence": True,
             "message.max.bytes": 16 << 20,
             "queue.buffering.max.kbytes": 256 << 10,
@@ -144,11 +145,10 @@ def _fill(bootstrap_servers: str, topic: str, scenario: Scenario, model: Path, f
     requests = Requests(scenario, model)
     for number in range(first, scenario.records, step):
         value = requests.value(number)
+        partition = -1 if scenario.by_key else number % scenario.partitions
         while True:
             try:
-                producer.produce(
-                    topic, value, str(number), partition=number % scenario.partitions, on_delivery=on_delivery
-                )
+                producer.produce(topic, value, str(number), partition=partition, on_delivery=on_delivery)
                 break
             except BufferError:
                 producer.poll(0.1)

@@ -1,4 +1,8 @@
-"""Does the cost stay flat? Processor time a record at 1 to 64 partitions, and throughput at ten times the lag."""
+"""Does the cost stay flat? Processor time a record at 1 to 64 partitions, and throughput at ten times the lag.
+
+Records lie by their keys, so that those of one partition are answered to one. With the most partitions they are
+measured a second time in turns: then every batch's answers go to all partitions.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,14 @@ def main() -> int:
     options = _options()
     console, budget = command.console(), Budget(options.minutes)
     base = command.scenario(options, options.scenario)
-    variants = {f"{count} partition{'s' * (count > 1)}": base.over(count) for count in options.of_partitions}
+    variants = {_named(count): base.over(count, by_key=True) for count in options.of_partitions}
+    most = max(options.of_partitions)
+    if most > 1:
+        variants[f"{_named(most)} in turns"] = base.over(most)
     if options.lag > 1:
-        variants[f"{options.lag}x lag"] = replace(base, records=base.records * options.lag)
+        variants[f"{options.lag}x lag"] = replace(
+            base.over(base.partitions, by_key=True), records=base.records * options.lag
+        )
     with command.broker(console) as (kafka, scratch):
         subject = command.subject(options, base, scratch)
         topics = {}
@@ -46,6 +55,10 @@ def main() -> int:
     for key, outcome in found.items():
         report.show(console, variants[key], topics[key].value_bytes, outcome)
     return 0 if all(outcome.is_right for outcome in found.values()) else 1
+
+
+def _named(partitions: int) -> str:
+    return "1 partition" if partitions == 1 else f"{partitions} partitions"
 
 
 def _told(topics: Mapping[str, Topic], outcomes: Mapping[str, Outcome]) -> dict[str, Any]:

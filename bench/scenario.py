@@ -20,6 +20,7 @@ class Scenario:
     rows: int = 1  # of one request
     records: int = MANY
     partitions: int = 4
+    by_key: bool = False  # records lie where the Java client puts their keys, as their answers will; else in turns
     max_rows: int = 64  # of the worker's batches
     distinct: int = 1024  # requests; then they repeat: enough that a mixed-up answer shows
     tolerance: float = 0.0  # of the answers, as a share of the largest expected number
@@ -29,9 +30,9 @@ class Scenario:
         """Of one request's tensors."""
         return self.row_bytes * self.rows
 
-    def over(self, partitions: int) -> Scenario:
+    def over(self, partitions: int, *, by_key: bool = False) -> Scenario:
         """The same with other partitions."""
-        return replace(self, partitions=partitions)
+        return replace(self, partitions=partitions, by_key=by_key)
 
     def with_records(self, records: int | None) -> Scenario:
         """So many records, or as many as asked for at first."""

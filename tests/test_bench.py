@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench import answers, command, contestants, gpu_tests, growth, latency, models, page, peers, report, throughput
 from bench.answers import CHECK_EVERY
@@ -26,6 +26,7 @@ from bench.scenario import SCENARIOS, Scenario
 from bench.traffic import Order, Receipts, traffic
 from tests.conftest import MakeTopic
 from tests.kafka_server import KafkaCluster
+from worker.kafka.producer import DEFAULTS
 
 NOBODY = peers.Peer("no_such_package", ("no-such-package==1",), ())
 SMALL = Scenario("small", records=400, row_bytes=64, partitions=2)
@@ -83,6 +84,36 @@ def test_several_processes_fill_what_one_would(
     assert fill(kafka.bootstrap_servers, topic, SMALL, tmp_path / "model.onnx") == len(requests.value(0))
     found = answers.read(kafka.bootstrap_servers, topic, SMALL.records, requests, cut=1 << 20)
     assert found.are_right
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_records_by_key_lie_where_their_answers_will(
+    kafka: KafkaCluster, topics: MakeTopic, tmp_path: Path, by_key: bool
+) -> None:
+    """The worker's producer puts the same keys on the same partitions; in turns they lie elsewhere."""
+    topic, answered = topics("placed", 2), topics("answered", 2)
+    scenario = SMALL.over(2, by_key=by_key)
+    fill(kafka.bootstrap_servers, topic, scenario, models.write(scenario, tmp_path / "model.onnx"))
+    producer = Producer({**DEFAULTS, "bootstrap.servers": kafka.bootstrap_servers})
+    for number in range(scenario.records):
+        producer.produce(answered, key=str(number))
+    assert producer.flush(30) == 0
+    of_requests, of_answers = (places(kafka, name, scenario.records) for name in (topic, answered))
+    assert len(set(of_answers.values())) == 2
+    assert (of_requests == of_answers) == by_key
+
+
+def places(kafka: KafkaCluster, topic: str, count: int) -> dict[bytes, int]:
+    """Key -> partition."""
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": topic})
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(2)])
+    found = {}
+    for message in consumer.consume(count, 30):
+        assert message.error() is None
+        found[message.key() or b""] = message.partition() or 0
+    consumer.close()
+    assert len(found) == count
+    return found
 
 
 def test_the_models_answer_is_known(tmp_path: Path) -> None:
@@ -321,7 +352,7 @@ def test_scaling_is_measured(tmp_path: Path) -> None:
     how = ("--records", "500", "--lag", "2", "--of-partitions", "1", "3", "--warm-ups", "0", "--repetitions", "1")
     code, said, document = run_bench("scaling", tmp_path, *how)
     assert code == 0, said
-    assert list(document["variants"]) == ["1 partition", "3 partitions", "2x lag"]
+    assert list(document["variants"]) == ["1 partition", "3 partitions", "3 partitions in turns", "2x lag"]
     assert document["variants"]["2x lag"]["scenario"]["records"] == 1000
 
 

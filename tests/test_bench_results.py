@@ -117,3 +117,23 @@ def test_nothing_grows_on_a_gpu() -> None:
     assert soak["grown"] == []
     assert soak["held"][-1]["gpu_mib"] > 0
     assert soak["minutes"] >= 10
+
+
+def test_the_cost_is_flat_over_partitions() -> None:
+    """Records by their keys, without a fault."""
+    variants = found("scaling", "")["variants"]
+    by_key = [
+        variants[name]["medians"]["worker"] for name in ("1 partition", *(f"{n} partitions" for n in (4, 16, 64)))
+    ]
+    costs = [each["cpu_us"] for each in by_key]
+    assert max(costs) <= 1.2 * min(costs)
+    assert [faults(each) for each in by_key] == [[0] * 4] * 4
+
+
+def test_ten_times_the_lag_costs_no_more_than_it_costs_the_bound() -> None:
+    """Without a fault; what the disk takes, it takes from `raw`, too."""
+    variants = found("scaling", "lag")["variants"]
+    few, many = (variants[name]["medians"] for name in ("4 partitions", "10x lag"))
+    assert many["worker"]["records_per_s"] >= 0.9 * few["worker"]["records_per_s"]
+    assert many["worker"]["of_raw"] >= few["worker"]["of_raw"]
+    assert faults(many["worker"]) == [0] * 4
