@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import AcknowledgeType
+from confluent_kafka import AcknowledgeType, KafkaError, KafkaException, TopicPartition
 
 from tests.records import FakeRecord
 from worker.errors import ErrorCode
@@ -43,7 +43,8 @@ class Member:
         self.is_closed = False
         self.on_close: Callable[[], object] = lambda: None
 
-    def set_acknowledgement_commit_callback(self, _callback: object) -> None: ...
+    def set_acknowledgement_commit_callback(self, callback: Callable[[dict[Any, set[int]], Any], None]) -> None:
+        self._report = callback
 
     def subscribe(self, _topics: list[str]) -> None: ...
 
@@ -60,6 +61,14 @@ class Member:
 
     def commit_sync(self, _timeout_s: float) -> None:
         self.known |= self.said
+
+    def fail(self, *offsets: int) -> None:
+        """The broker does not hear what was said of these, and it will give them out again."""
+        error = KafkaException(KafkaError(KafkaError._TRANSPORT))
+        self._report({TopicPartition("requests", 0): set(offsets)}, error)
+        for offset in offsets:
+            self.said.pop(offset, None)
+        self.known.clear()
 
     def close(self) -> None:
         self.on_close()
@@ -239,3 +248,47 @@ def test_a_second_member_joins_only_when_nothing_was_given_out_before(site: Site
     site.mode.settle(0.0)
     site.take(GivenOut(2))
     assert len(site.members) == 2
+
+
+def test_what_is_answered_and_not_acknowledged_is_accepted_when_it_comes_again(site: Site) -> None:
+    """It does not run again, however often Kafka gave it out."""
+    site.answer(*site.take(GivenOut(1)))
+    site.mode.settle(0.0)
+    for times in (2, 5):
+        site.members[0].fail(1)
+        others = site.take(GivenOut(1, times), GivenOut(times + 10))
+        assert offsets_of(others) == [times + 10]
+        assert site.members[0].said[1] == ACCEPT
+        site.answer(*others)
+        site.mode.settle(0.0)
+    assert site.producer.taken == 3
+    assert site.mode.in_flight() == 0
+    assert site.members[0].known == {1: ACCEPT, 12: ACCEPT, 15: ACCEPT}
+
+
+def test_what_was_given_back_runs_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the broker did not hear of it, and its lock had to end."""
+    monkeypatch.setattr(share_intake, "LOCK_SHARE", 0.0)
+    site.take(GivenOut(1))
+    site.mode.settle(0.0)
+    assert site.members[0].said == {1: RELEASE}
+    site.members[0].fail(1)
+    assert offsets_of(site.take(GivenOut(1, 2))) == [1]
+
+
+def test_what_is_held_is_not_answered_whatever_the_client_says_of_it(site: Site) -> None:
+    site.take(GivenOut(1))
+    holder, other = site.members
+    holder.fail(1)
+    other.next = [GivenOut(1, 2)]
+    assert site.mode.take(100, 0.0) == []
+    assert (holder.said, other.said) == ({}, {})
+    assert site.mode.in_flight() == 1
+
+
+def test_an_offset_that_is_given_out_for_the_first_time_is_another_record(site: Site) -> None:
+    """A topic that was deleted and made anew has the same offsets."""
+    site.answer(*site.take(GivenOut(1)))
+    site.mode.settle(0.0)
+    site.members[0].fail(1)
+    assert offsets_of(site.take(GivenOut(1))) == [1]

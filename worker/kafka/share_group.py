@@ -64,7 +64,7 @@ class ShareGroup(Acknowledged):
         else:
             log.warning("%d records were given out before; they run in small groups", len(taken) - len(entries))
             for entry in self._suspects.add(entry for entry in taken if times(entry) > 1):
-                why = f"the record was given out {times(entry)} times and never answered"
+                why = f"the record was given out {times(entry)} times and never accepted"
                 log.error("%s becomes a dead letter: %s", source_of(entry.record), why)
                 self.refuse(entry, *self.explain(entry, "inference_failed", why))
         return entries

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from confluent_kafka import AcknowledgeType, KafkaError, KafkaException, Message, ShareConsumer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -16,16 +15,20 @@ from worker.errors import KafkaRefused
 from worker.kafka.connection import Connection, client_log
 from worker.kafka.leaving import close_within
 from worker.kafka.ledger import Entry, PartitionLedger, Reports, place_of
+from worker.kafka.suspects import times
 from worker.records import readable
 from worker.sections import KafkaSettings
 
 log = logging.getLogger(__name__)
+
+Source = tuple[str, int, int]  # topic, partition, offset
 
 SEATS = 2  # a member may not poll before all that it has is acknowledged: the other one takes in meanwhile
 LOCK_S = 30.0  # Kafka's default
 LOCK_SHARE = 0.7  # of the lock, after which a record is given back
 ADMIN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 10.0
+REMEMBERED = 100_000  # answered records whose acknowledgements failed
 DEFAULTS = {"fetch.wait.max.ms": 100, "max.poll.records": 256}
 NOT_HERE = frozenset((KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE, KafkaError.INVALID_REQUEST))
 
@@ -56,6 +59,8 @@ class ShareIntake:
         self._lock_s = LOCK_S
         self._seats: list[Seat] = []
         self._seat_of: dict[Entry, Seat] = {}
+        self._given_back: set[Source] = set()  # and the broker may not know it
+        self._answered: set[Source] = set()  # and the broker may not know it: the acknowledgement failed
         self._reports = reports
         self.ledgers: dict[tuple[str, int], PartitionLedger] = {}  # only names: there is no order, and no offset
         self.is_held = False
@@ -118,10 +123,21 @@ class ShareIntake:
             else:
                 entries.append(self._admit(seat, message))
         seat.give_back_s = time.monotonic() + LOCK_SHARE * self._lock_s
-        return entries
+        return self._unanswered(entries) if self._answered else entries
+
+    def _unanswered(self, entries: list[Entry]) -> list[Entry]:
+        """What is left when those are accepted that were answered here, where only the acknowledgement failed."""
+        for entry in entries:
+            if times(entry) > 1 and entry.source in self._answered:  # once: another topic has the name by now
+                self._answered.discard(entry.source)
+                entry.is_done = True
+                self._acknowledge(entry, AcknowledgeType.ACCEPT)
+        return [entry for entry in entries if not entry.is_done]
 
     def accept(self, entry: Entry) -> None:
         """Its answer is safely in Kafka: nobody gets the record again. A dead letter is rejected."""
+        if self._given_back:
+            self._given_back.discard(entry.source)
         self._acknowledge(entry, AcknowledgeType.ACCEPT if entry.refusal is None else AcknowledgeType.REJECT)
 
     def release_late(self) -> int:
@@ -135,6 +151,7 @@ class ShareIntake:
     def release(self, entry: Entry) -> None:
         """Give a record back at once; what still comes of it is dropped."""
         entry.is_done = True
+        self._given_back.add(entry.source)
         self._acknowledge(entry, AcknowledgeType.RELEASE)
 
     def commit(self, timeout_s: float) -> None:
@@ -174,11 +191,24 @@ class ShareIntake:
         if seat is not None:
             seat.acknowledge(entry, how)
 
-    def _acknowledged(self, offsets: dict[TopicPartition, Any], error: KafkaException | None) -> None:
-        if error is not None:
-            count = sum(len(each) for each in offsets.values())
-            log.warning("%d acknowledgements came too late: %s; they are read again", count, error.args[0].str())
+    def _acknowledged(self, offsets: dict[TopicPartition, set[int]], error: KafkaException | None) -> None:
+        if error is not None or self._given_back:
+            told = {(place.topic, place.partition, offset) for place, each in offsets.items() for offset in each}
+            if error is None:
+                self._given_back -= told
+            else:
+                log.warning(
+                    "%d acknowledgements failed: %s; Kafka gives those records out again",
+                    len(told),
+                    error.args[0].str(),
+                )
+                self._remember(told - self._given_back - {entry.source for entry in self._seat_of})
         self.on_commit("ok" if error is None else "failed")
+
+    def _remember(self, answered: set[Source]) -> None:
+        if len(self._answered) > REMEMBERED:
+            self._answered.clear()  # then some are answered twice
+        self._answered |= answered
 
     def _failed(self, error: KafkaError) -> None:
         if error.code() in NOT_HERE:
