@@ -54,10 +54,11 @@ def summary(rounds: Sequence[Figures], rows: int = 1) -> dict[str, dict[str, Any
 def cost_of_metrics(rounds: Sequence[Figures]) -> dict[str, float] | None:
     """Shares by which the worker is slower, and takes more processor time, than without metrics: medians of the rounds.
 
-    Each round is compared with its neighbour in time; None where one of both did not take part.
+    Each round is compared with its neighbour in time; None where one of both did not take part, or was over before
+    the first look at the processor time.
     """
     worker, quiet = ([each for each in rounds if each.contestant == name] for name in ("worker", QUIET))
-    pairs = list(zip(worker, quiet, strict=False))
+    pairs = [(on, off) for on, off in zip(worker, quiet, strict=False) if on.cpu_us and off.cpu_us]
     if not pairs:
         return None
     return {
