@@ -28,8 +28,8 @@ def main() -> int:
     if most > 1:
         variants[f"{_named(most)} in turns"] = base.over(most)
     if options.lag > 1:
-        variants[f"{options.lag}x lag"] = replace(
-            base.over(base.partitions, by_key=True), records=base.records * options.lag
+        variants[f"{options.lag}x lag"] = base.over(base.partitions, by_key=True).with_records(
+            base.records * options.lag
         )
     with command.broker(console) as (kafka, scratch):
         subject = command.subject(options, base, scratch)

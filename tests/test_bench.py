@@ -15,10 +15,10 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
 from bench import answers, command, contestants, gpu_tests, growth, latency, models, page, peers, report, throughput
-from bench.answers import CHECK_EVERY
+from bench.answers import CHECK_EVERY, _messages
 from bench.growth import Holding
 from bench.one_round import Figures
 from bench.requests import Requests, fill
@@ -98,22 +98,16 @@ def test_records_by_key_lie_where_their_answers_will(
     for number in range(scenario.records):
         producer.produce(answered, key=str(number))
     assert producer.flush(30) == 0
-    of_requests, of_answers = (places(kafka, name, scenario.records) for name in (topic, answered))
+    of_requests, of_answers = (
+        {
+            message.key(): message.partition()
+            for message in _messages(kafka.bootstrap_servers, name, scenario.records, 2)
+        }
+        for name in (topic, answered)
+    )
+    assert len(of_requests) == len(of_answers) == scenario.records
     assert len(set(of_answers.values())) == 2
     assert (of_requests == of_answers) == by_key
-
-
-def places(kafka: KafkaCluster, topic: str, count: int) -> dict[bytes, int]:
-    """Key -> partition."""
-    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": topic})
-    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(2)])
-    found = {}
-    for message in consumer.consume(count, 30):
-        assert message.error() is None
-        found[message.key() or b""] = message.partition() or 0
-    consumer.close()
-    assert len(found) == count
-    return found
 
 
 def test_the_models_answer_is_known(tmp_path: Path) -> None:
@@ -196,7 +190,8 @@ def test_a_small_run_measures_every_contestant(tmp_path: Path) -> None:
     for row in document["medians"].values():
         assert row["records_per_s"] > 0
         assert (row["missing"], row["duplicates"], row["wrong"], row["uncommitted"]) == (0, 0, 0, 0)
-    assert "cost_of_metrics" in document
+    is_measured = all(each["cpu_us"] for each in document["rounds"] if each["contestant"] in ("worker", report.QUIET))
+    assert set(document["cost_of_metrics"] or ()) == ({"throughput", "cpu"} if is_measured else set())
 
 
 @BY_COMMAND

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, Message
 from worker.records import Headers, Record, readable
 
 Place = tuple[str, int]  # (topic, partition)
+Source = tuple[str, int, int]  # (topic, partition, offset)
 Outgoing = tuple[str, bytes | None, bytes | None, Headers]  # (topic, value, key, headers)
 
 
@@ -56,8 +57,7 @@ class Entry(msgspec.Struct, eq=False):  # one is made for every record: half the
     is_done: bool = False
 
     @property
-    def source(self) -> tuple[str, int, int]:
-        """Topic, partition and offset."""
+    def source(self) -> Source:
         return *self.ledger.place, self.record.offset()
 
     @property

@@ -14,14 +14,12 @@ from worker.deadline import Deadline
 from worker.errors import KafkaRefused
 from worker.kafka.connection import Connection, client_log
 from worker.kafka.leaving import close_within
-from worker.kafka.ledger import Entry, PartitionLedger, Reports, place_of
+from worker.kafka.ledger import Entry, PartitionLedger, Reports, Source, place_of
 from worker.kafka.suspects import times
 from worker.records import readable
 from worker.sections import KafkaSettings
 
 log = logging.getLogger(__name__)
-
-Source = tuple[str, int, int]  # topic, partition, offset
 
 SEATS = 2  # a member may not poll before all that it has is acknowledged: the other one takes in meanwhile
 LOCK_S = 30.0  # Kafka's default

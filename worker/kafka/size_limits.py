@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from worker.kafka.ledger import Entry, size_of
+from worker.kafka.ledger import Entry, Source, size_of
 
 Replace = Callable[[Entry, str, int], None]  # (entry, topic, bytes): publish something smaller there
 
@@ -14,7 +14,7 @@ class SizeLimits:
     """Per record, how often a topic refused its message. A transaction is not mended, but done again without them."""
 
     def __init__(self) -> None:
-        self._refused: dict[tuple[str, int, int], Counter[str]] = {}  # source -> topic -> times
+        self._refused: dict[Source, Counter[str]] = {}  # topic -> times
 
     def __bool__(self) -> bool:
         return bool(self._refused)
