@@ -268,6 +268,24 @@ def test_an_answer_refused_for_another_reason_ends_the_process(at_once: bool) ->
     assert len(mode.ledger) == 1
 
 
+@pytest.mark.parametrize("call", ["produce", "poll"])
+def test_a_client_that_broke_for_good_ends_the_process_and_its_reason_is_told(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka gives up after an error that leaves it in doubt about the order of what it sent."""
+    mode = Mode(producer := Producer({}))
+    (entry,) = mode.take(b"value")
+    mode.answer(entry, b"result", [])
+
+    def broken(*_arguments: object) -> None:
+        raise KafkaException(KafkaError(KafkaError._FATAL, "out of order", fatal=True))
+
+    monkeypatch.setattr(producer, call, broken)
+    with pytest.raises(KafkaRefused, match="the producer broke: out of order"):
+        mode.settle_all()
+    assert mode.settled == []
+
+
 def test_where_nothing_may_be_published_the_record_is_done_at_once() -> None:
     """errors_to: dead_letter, and a topic that takes nothing at all."""
     mode = Mode(producer := Producer({"dead": 1}), errors_to="dead_letter")

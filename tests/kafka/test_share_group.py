@@ -95,8 +95,6 @@ class Producer:
 
     def purge(self, **_how: bool) -> None: ...
 
-    def flush(self, _timeout_s: float) -> None: ...
-
     def __len__(self) -> int:
         return len(self._reports)
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from tests.conftest import MakeTopic
 from tests.kafka.transactional_client import TransactionalClient
+from tests.kafka_server import KafkaCluster
+from tests.records import FakeRecord
 from worker.errors import KafkaRefused
 from worker.kafka import transactions
 from worker.kafka.connection import Connection
+from worker.kafka.ledger import PartitionLedger, Reports
 from worker.kafka.transactions import FENCES_ALLOWED, Outcome, Transactions
 from worker.sections import KafkaSettings
 
@@ -176,12 +182,44 @@ def test_an_open_transaction_is_aborted_at_the_end(site: Site) -> None:
     assert site.client.calls == ["begin", "abort", "purge"]
 
 
-def test_a_client_that_is_fenced_at_the_end_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its last reports come with an error already set; the reason why the process ends must not be lost for that."""
+def test_a_client_that_is_fenced_at_the_end_changes_nothing(site: Site) -> None:
+    """It tells of that in place of its last reports; the reason why the process ends must not be lost for that."""
 
-    def flush(_timeout_s: float) -> None:
-        raise SystemError("<method 'topic' of Message> returned a result with an exception set")
+    def report() -> None:
+        raise KafkaException(FENCED)
 
-    monkeypatch.setattr(site.client, "flush", flush)
+    site.client.report = report
     site.transactions.close(is_open=False)
     assert site.client.calls == ["purge"]
+
+
+@pytest.mark.broker
+def test_a_client_that_learns_at_the_end_that_it_was_fenced_changes_nothing(
+    kafka: KafkaCluster, topics: MakeTopic
+) -> None:
+    """With the reports of what it had to send; librdkafka's flush() would then raise what is no exception."""
+    topic = topics("results", 4)
+    settings = KafkaSettings(
+        bootstrap_servers=kafka.bootstrap_servers, group_id="group", input_topics=("requests",), output_topic=topic
+    )
+    fenced, other = (Transactions(settings, Connection(settings), f"{topic}-0", 0.1) for _ in range(2))
+    fenced.start(30.0)
+    fenced.begin()
+    reports = Reports()
+    entries = PartitionLedger("requests", 0, reports).admit(FakeRecord(b"value", offset=offset) for offset in range(20))
+    other.start(30.0)
+    for entry in entries:
+        entry.answer([(topic, b"answer", None, [])])
+        fenced.producer.produce(topic, b"answer", str(entry.record.offset()), on_delivery=entry.delivered)
+    time.sleep(0.5)  # the cluster tells it so, and it keeps that for the next call
+    assert reports.failed == []
+    fenced.close(is_open=False)
+    assert len(reports.failed) == len(entries)
+    other.close(is_open=False)
+
+
+def test_a_call_that_raises_what_is_no_exception_leaves_the_outcome_unknown(site: Site) -> None:
+    """What librdkafka's own flush() can do, inside of a commit or an abort; nobody waits until it looks stuck."""
+    site.transactions.should_abort = sys.exit
+    assert site.commit() is Outcome.BROKEN
+    assert site.clients == [site.client], "it was not taken for stuck"

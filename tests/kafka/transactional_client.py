@@ -58,8 +58,6 @@ class TransactionalClient:
     def purge(self, **_how: bool) -> None:
         self.calls.append("purge")
 
-    def flush(self, _timeout_s: float) -> None: ...
-
     def _called(self, name: str) -> None:
         self.calls.append(name)
         assert self.may_go_on.wait(30)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import KafkaException, Producer
 
+from worker.deadline import Deadline
 from worker.kafka.connection import Connection
 from worker.sections import ClientValue, KafkaSettings
 
@@ -105,9 +106,16 @@ class ResultProducer:
 
 
 def _drop(client: Producer, timeout_s: float) -> None:
-    """Forget what a client still has to send; wait so long for what is on its way."""
-    # a client that was fenced has nothing more to say; and if it learns that here, its delivery reports come with that
-    # error already set, which Python calls a SystemError
-    with contextlib.suppress(KafkaException, SystemError):
+    """Forget what a client still has to send; wait so long for what is on its way.
+
+    A client that was fenced may learn that here. poll() returns with that error, and reports deliveries the next time;
+    flush() would run their callbacks with the error already set, and raise what no `except` catches.
+    """
+    deadline = Deadline(timeout_s)
+    with contextlib.suppress(KafkaException):
         client.purge(in_queue=True, in_flight=False, blocking=False)
-        client.flush(timeout_s)
+    while True:
+        with contextlib.suppress(KafkaException):
+            client.poll(deadline.left_s)
+        if deadline.is_over or not len(client):
+            return

@@ -240,13 +240,16 @@ class Acknowledged(Publishing):
         """Publish, hear what the broker has acknowledged, mend what it refused.
 
         Raises:
-            KafkaRefused: it was refused for another reason than its size, after the client's own retries.
+            KafkaRefused: for another reason than its size, after the client's own retries; or the client broke.
         """
         was_full = self._is_full
-        self._is_full = bool(self._refused) or not (self._publish_late() and self._publish())
-        if self._is_full and not was_full:
-            self.on_full()
-        self._producer.poll(timeout_s)
+        try:
+            self._is_full = bool(self._refused) or not (self._publish_late() and self._publish())
+            if self._is_full and not was_full:
+                self.on_full()
+            self._producer.poll(timeout_s)
+        except KafkaException as error:
+            raise KafkaRefused(f"the producer broke: {error.args[0].str()}; a successor goes on") from error
         if self._reports.failed or self._refused:
             self._mend()
         if self._reports.done:

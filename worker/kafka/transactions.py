@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -63,6 +64,8 @@ class Work(threading.Thread):
             self._outcome = self._call()
         except Exception as error:  # noqa: BLE001  # raised by result(), in the thread that asks
             self._error = error
+        except:  # noqa: E722  # the client library may raise what is no exception: see what producer.py says of flush()
+            log.warning("the transactional producer broke: %s", sys.exc_info()[1])
         self._is_done.set()
 
     def wait(self, timeout_s: float) -> bool:
