@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bench import page
+from bench.contestants import OTHERS
 from tests.pages import ROOT, section
 
 LEAST = {"": 0.75, "16-cores": 0.8, "h100-intake": 0.8}  # label of a machine -> of at_least_once, in the same run
@@ -32,6 +33,41 @@ def medians(label: str) -> Any:
 def faults(figures: Any) -> list[int]:
     """Of all rounds."""
     return [figures[fault] for fault in ("missing", "duplicates", "wrong", "uncommitted")]
+
+
+@pytest.mark.parametrize(
+    ("label", "scenario"),
+    [
+        *(("", f"pass-through-{size}") for size in ("0.6k", "16k", "150k", "600k")),
+        ("16-cores", "pass-through-0.6k"),
+        ("h100", "mlp-1"),
+    ],
+)
+def test_one_process_keeps_up_with_the_raw_pass_through(label: str, scenario: str) -> None:
+    """Of the same records, in the same run."""
+    worker = found("throughput", label, scenario)["medians"]["worker"]
+    assert worker["of_raw"] >= 0.9
+    assert faults(worker) == [0] * 4
+
+
+@pytest.mark.parametrize(("scenario", "least"), [("pass-through-0.6k", 1.3), ("mlp-1", 1.2)])
+def test_the_worker_beats_what_one_would_run_in_its_place(scenario: str, least: float) -> None:
+    by_name = {name: each["records_per_s"] for name, each in found("throughput", "", scenario)["medians"].items()}
+    assert by_name["worker"] >= least * by_name["careful"]
+    others = (by_name.keys() & OTHERS) - {"careful"}
+    assert others >= {"batch-1", "quix"}
+    for name in others:
+        assert by_name["worker"] >= 2 * by_name[name], name
+
+
+@pytest.mark.parametrize("rate", [500, 2000])
+def test_an_answer_to_a_steady_flow_comes_soon(rate: int) -> None:
+    """With max_delay_ms 2, by medians over the runs."""
+    latency = found("latency", "", "pass-through-0.6k")
+    (worker,) = [each for each in latency["medians"] if (each["contestant"], each["rate"]) == ("worker", rate)]
+    assert latency["max_delay_ms"] == 2
+    assert worker["p50_ms"] <= 5
+    assert worker["p99_ms"] <= 12
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -112,11 +148,13 @@ def test_exactly_once_costs_little_with_several_intake_processes() -> None:
         assert faults(by_name[name]) == [0] * 4
 
 
-def test_nothing_grows_on_a_gpu() -> None:
-    soak = found("soak", "h100", "mlp-1")
+@pytest.mark.parametrize(("label", "scenario"), [("", "pass-through-0.6k"), ("h100", "mlp-1")])
+def test_nothing_grows_in_half_an_hour(label: str, scenario: str) -> None:
+    soak = found("soak", label, scenario)
+    assert soak["minutes"] >= 30
     assert soak["grown"] == []
-    assert soak["held"][-1]["gpu_mib"] > 0
-    assert soak["minutes"] >= 10
+    assert (soak["held"][-1]["gpu_mib"] > 0) is (label == "h100")
+    assert (soak["answers"]["missing"], soak["answers"]["duplicates"]) == (0, 0)
 
 
 def test_the_cost_is_flat_over_partitions() -> None:
