@@ -240,7 +240,7 @@ class Acknowledged(Publishing):
         """Publish, hear what the broker has acknowledged, mend what it refused.
 
         Raises:
-            KafkaRefused: an answer was, not for its size, and after the client's own retries; or the client broke.
+            KafkaRefused: an answer was refused, not for its size, after the client's own retries; or the client broke.
         """
         was_full = self._is_full
         try:
