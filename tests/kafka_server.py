@@ -128,6 +128,7 @@ class KafkaCluster:
         self.kill()  # nobody needs the data again
 
     def _end(self, how: signal.Signals) -> None:
+        self._admin = None  # a client may lose a cluster that goes for good; see worker/kafka/lost_clients.py
         for node in self.nodes:
             node.signal(how)
         deadline_s = time.monotonic() + STOP_DEADLINE_S

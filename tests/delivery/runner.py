@@ -5,6 +5,7 @@ What the JSON may ask for:
     abort_one_in     exactly_once: of so many transactions, one is aborted after its offsets were sent
     mutant           a worker that breaks the promise, for the tests of the tests:
                      exactly_once: no_rewind | early_commit; at_least_once: unacknowledged
+    lose             clients (consumer, producer, …) of which every third report says that they have lost the cluster
     batches          a scripted backend in place of ONNX Runtime: {"raise" | "abort" | "hang": value of a row}
 """
 
@@ -15,7 +16,8 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +28,7 @@ from tests.scripted_backend import Abort, Action, Answer, Batch, Fail, Hang, Scr
 from worker import assemble, cli
 from worker.config import Settings
 from worker.kafka.ledger import Entry
+from worker.kafka.lost_clients import LOST_AFTER_S, LostClients
 from worker.kafka.publishing import Acknowledged
 from worker.kafka.transaction_cycle import State, TransactionCycle
 
@@ -67,6 +70,20 @@ def unacknowledged(self: Acknowledged, sent: Iterable[Entry]) -> None:
         self._reports.done.append(entry)
 
 
+def lose(names: Iterable[str]) -> None:
+    """Have these clients found lost, again and again."""
+    note, reports = LostClients.note, Counter[str]()
+
+    def note_or_lose(self: LostClients, client: str, report: Mapping[str, Any]) -> None:
+        note(self, client, report)
+        reports[client] += 1
+        if client in names and reports[client] % 3 == 0:
+            for later_s in (0, LOST_AFTER_S):
+                note(self, client, {"ts": report["ts"] + later_s * 1e6})
+
+    LostClients.note = note_or_lose  # type: ignore[method-assign]
+
+
 def scripted(values: dict[str, float]) -> None:
     """Batches that hold certain values do certain things; all others are answered with their inputs."""
     actions: dict[str, Action] = {"raise": Fail("scripted"), "abort": Abort(after_s=0.02), "hang": Hang()}
@@ -98,6 +115,7 @@ def main() -> None:
             TransactionCycle.take = early_commit  # type: ignore[method-assign]
         case "unacknowledged":
             Acknowledged._look_at = unacknowledged  # type: ignore[method-assign]
+    lose(options.get("lose", ()))
     if (values := options.get("batches")) is not None:
         scripted(values)
     sys.argv = ["trt-worker", "run", "--config", config]

@@ -41,6 +41,8 @@ class Site:
         self.mode.start()
         self.mode.take(1, 0.01)  # has the partitions assigned
 
+    lost = frozenset[str]()
+
     def open_client(self, _kind: object, name: str, defaults: Any, own: Any, **_options: bool) -> Any:
         if name == "consumer":
             self.member = Member({**defaults, **own}, self._partitions)

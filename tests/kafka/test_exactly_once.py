@@ -110,6 +110,8 @@ class Site:
         self.mode = ExactlyOnce(kafka, settings, cast("Connection", self))
         self.mode.start()
 
+    lost = frozenset[str]()
+
     def open_client(self, _kind: object, name: str, defaults: Any, own: Any, **_options: bool) -> Any:
         if name == "consumer":
             self.group = Group({**defaults, **own})

@@ -116,6 +116,8 @@ class Site:
         self.mode.explain = self._explain
         self.mode.start()
 
+    lost = frozenset[str]()
+
     def open_client(self, *_arguments: object, **_options: object) -> Producer:
         return self.producer
 

@@ -40,6 +40,8 @@ class Site:
         )
         self.transactions = Transactions(settings, cast("Connection", self), "group-0", 0.1)
 
+    lost = frozenset[str]()
+
     def open_client(self, _kind: object, _name: str, defaults: Any, own: Any, **_options: bool) -> TransactionalClient:
         self.clients.append(TransactionalClient({**defaults, **own}))
         self.on_open(self.clients[-1])

@@ -83,11 +83,7 @@ def test_a_killed_worker_loses_nothing_and_doubles_only_what_was_not_committed(s
 
 @pytest.mark.timeout(300)
 def test_a_broker_that_is_gone_for_ten_seconds_needs_no_hand(site: Site, kafka: KafkaCluster) -> None:
-    """The worker waits for the broker, goes on by itself, and says meanwhile that it is not ready.
-
-    Sometimes the client library never finds the way back (worker/kafka/lost_cluster.py); then the worker says so and
-    ends, and whatever runs it starts it again.
-    """
+    """The worker waits for the broker, goes on by itself, and says meanwhile that it is not ready."""
     count = 100_000
     published = publish(site.servers, site.input_topic, (request(number) for number in range(count)), PARTITIONS)
     worker = site.worker().start().await_ready()
@@ -101,13 +97,7 @@ def test_a_broker_that_is_gone_for_ten_seconds_needs_no_hand(site: Site, kafka: 
     assert worker.get("/healthz")[0] == 200
     kafka.start()
     reader = site.reader()  # a new one: the old one may have lost the cluster, too
-    give_up_s = time.monotonic() + 150
-    while len(reader.read(until=count, timeout_s=1, quiet_s=2).times) < count and time.monotonic() < give_up_s:
-        if worker.exit_code is not None:
-            assert worker.exit_code == 4
-            assert "has lost the cluster" in worker.log.read_text()
-            worker.start()
-    answers = reader.answers
+    answers = reader.read(until=count, timeout_s=150, quiet_s=2)
 
     assert count // 10 <= len(begun.times) < count, "nobody waited for the broker"
     assert len(answers.times) == count

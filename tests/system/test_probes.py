@@ -43,7 +43,7 @@ def await_probes(worker: ScriptedWorker, wanted: tuple[int, int], timeout_s: flo
     """Wait until the probes say this; the seconds that took."""
     start_s = time.monotonic()
     while (seen := probes(worker)) != wanted:
-        assert worker.exit_code is None, f"it ended with {worker.exit_code}"
+        assert worker.exit_code is None, f"it ended with {worker.exit_code}:\n{worker.log.read_text()[-4000:]}"
         assert time.monotonic() - start_s < timeout_s, f"after {timeout_s:g} s the probes say {seen}, not {wanted}"
         time.sleep(0.05)
     return time.monotonic() - start_s

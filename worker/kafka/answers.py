@@ -44,6 +44,7 @@ class Answers(Publishing):
         consumer_keys: Mapping[str, ClientValue] | None = None,
     ) -> None:
         super().__init__(kafka, delivery, producer)
+        self._connection = connection
         self._drain_timeout_s = delivery.drain_timeout_s
         self._caution = Caution(delivery.max_attempts)
         self._leaving: frozenset[Place] = frozenset()  # partitions whose next commit is the last
@@ -69,6 +70,8 @@ class Answers(Publishing):
         self._finish = finish
 
     def take(self, max_records: int, timeout_s: float) -> list[Entry]:
+        if self._connection.lost:
+            self._replace_lost(self._connection.lost)
         consumer, caution = self._consumer, self._caution
         if consumer.waiting and not consumer.is_held:
             if not consumer.in_flight:
@@ -118,6 +121,10 @@ class Answers(Publishing):
         return self._consumer.fetch(max_records, timeout_s)
 
     def _revoke(self, places: frozenset[Place]) -> None:
+        raise NotImplementedError
+
+    def _replace_lost(self, lost: frozenset[str]) -> None:
+        """Have others in the place of these clients, and go on where the group has committed."""
         raise NotImplementedError
 
     def _commit_marks(self) -> bool:

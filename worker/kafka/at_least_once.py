@@ -68,6 +68,11 @@ class AtLeastOnce(Answers, Acknowledged):
         self._consumer.close()
         self._producer.close()
 
+    def _replace_lost(self, lost: frozenset[str]) -> None:
+        self._consumer.rejoin()  # whichever it was: what is not acknowledged is read again
+        if self._producer.is_lost:
+            self._producer.renew()
+
     def _commit_marks(self) -> bool:
         return self._consumer.commit_within(MARK_TIMEOUT_S)
 

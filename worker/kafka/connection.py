@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, ShareConsumer
 
 from worker.errors import ConfigError, KafkaRefused
-from worker.kafka.lost_cluster import LostCluster
+from worker.kafka.lost_clients import LostClients
 from worker.kafka.remedies import of_silence, with_remedy
 from worker.logs import Repeats
 from worker.sections import KafkaSettings
@@ -23,6 +24,7 @@ for logger in (log, client_log):
 
 ClientT = TypeVar("ClientT", Consumer, Producer)
 AnyClientT = TypeVar("AnyClientT", Consumer, Producer, ShareConsumer)
+Listen = Callable[[str, Mapping[str, Any]], None]  # client, its statistics as librdkafka writes them
 
 STATISTICS_INTERVAL_MS = 2000
 REFUSALS = frozenset(
@@ -48,14 +50,19 @@ class Connection:
         self._refusal: str | None = None
         self._was_reached = False
         self._brokers_up: dict[str, bool] = {}  # per client: whether any broker was connected at the last report
-        self._lost = LostCluster(self._answers_others)
-        self.statistics: dict[str, Mapping[str, Any]] = {}  # the last report of each client, as librdkafka writes it
-        self.on_statistics: Callable[[str, Mapping[str, Any]], None] | None = None
+        self._opened = Counter[str]()  # per client: goes up when it is replaced
+        self._lost = LostClients()
+        self.on_statistics: Listen | None = None
 
     @property
     def is_up(self) -> bool:
         """Whether brokers were connected when the clients last reported."""
         return self._was_reached and all(self._brokers_up.values())
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """Clients that will never reach the cluster again; their owner opens others under the same names."""
+        return self._lost.names
 
     def open_client(
         self,
@@ -78,13 +85,9 @@ class Connection:
         Raises:
             ConfigError: librdkafka does not know a key or refuses a value.
         """
-        callbacks = {
-            "error_cb": self._on_replaceable_error if is_replaceable else self._on_error,
-            "stats_cb": lambda text: self._on_statistics(name, text),
-        }
-        defaults = {"statistics.interval.ms": STATISTICS_INTERVAL_MS, **defaults}
+        error_cb = self._on_replaceable_error if is_replaceable else self._on_error
         see = "kafka.client, kafka.consumer, kafka.producer"
-        return self._open(kind, name, defaults, {**own, **callbacks}, see)
+        return self._open(kind, name, defaults, {**own, "error_cb": error_cb}, see, self._on_statistics)
 
     def open_share_consumer(self, name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> ShareConsumer:
         """A member of a share group that acknowledges each record.
@@ -93,25 +96,49 @@ class Connection:
             ConfigError: librdkafka does not know a key or refuses a value.
         """
         forced = {"share.acknowledgement.mode": "explicit", "error_cb": self._on_error}
-        return self._open(ShareConsumer, name, defaults, {**own, **forced}, "kafka.client and kafka.consumer")
+        see = "kafka.client and kafka.consumer"
+        return self._open(ShareConsumer, name, defaults, {**own, **forced}, see, lambda _name, _report: None)
 
     def _open(
-        self, kind: type[AnyClientT], name: str, defaults: Mapping[str, Any], own: Mapping[str, Any], see: str
+        self,
+        kind: type[AnyClientT],
+        name: str,
+        defaults: Mapping[str, Any],
+        own: Mapping[str, Any],
+        see: str,
+        listen: Listen,
     ) -> AnyClientT:
         """Args:
         see: the sections of the settings that may hold what librdkafka refuses.
+        listen: gets its statistics.
         """
+        self.retire(name)
+        number = self._opened[name]
+
+        def on_statistics(text: str) -> None:
+            if number == self._opened[name]:  # else it was replaced
+                report = msgspec.json.decode(text)
+                self._lost.note(name, report)
+                listen(name, report)
+
         config = {
             "client.id": f"trt-worker-{name}",
+            "statistics.interval.ms": STATISTICS_INTERVAL_MS,
             **defaults,
             **self._settings.client,
             **own,
             "bootstrap.servers": self._settings.bootstrap_servers,
+            "stats_cb": on_statistics,
         }
         try:
             return kind(config, logger=client_log)
         except KafkaException as error:
             raise ConfigError(f"librdkafka refuses the {name}'s settings: {error.args[0].str()}; see {see}") from error
+
+    def retire(self, name: str) -> None:
+        """Hear no more of what this client reports; opening another one of its name does that, too."""
+        self._opened[name] += 1
+        self._lost.forget(name)
 
     def check(self, client: Producer, read: Iterable[str], written: Iterable[str] = ()) -> dict[str, int]:
         """Wait for the first answer of the cluster and see that the topics are there.
@@ -185,15 +212,6 @@ class Connection:
             self.raise_refusal()
         log.warning("kafka consumer: %s", error.str())
 
-    def _answers_others(self) -> bool:
-        """Whether a new client learns of any broker."""
-        try:
-            return bool(
-                self._open(Producer, "probe", {}, {"log_level": 0}, "kafka.client").list_topics(timeout=5).brokers
-            )
-        except KafkaException:
-            return False
-
     def _on_error(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # the errors before it say why
             self._last_error = error.str()
@@ -204,13 +222,8 @@ class Connection:
         if not error.fatal():
             self._on_error(error)
 
-    def _on_statistics(self, name: str, text: str) -> None:
-        report = msgspec.json.decode(text)
-        self.statistics[name] = report
+    def _on_statistics(self, name: str, report: Mapping[str, Any]) -> None:
         nodes = [broker for broker in report.get("brokers", {}).values() if broker.get("nodeid", -1) >= 0]
         self._brokers_up[name] = any(broker.get("state") == "UP" for broker in nodes)
-        if self._was_reached and self._lost.note(name, bool(nodes)):
-            fault = "a fault of the client library"
-            self._refusal = f"the {name} has lost the cluster, though it answers others ({fault}): start again"
         if self.on_statistics is not None:
             self.on_statistics(name, report)

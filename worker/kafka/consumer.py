@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -14,13 +15,14 @@ from worker.kafka.connection import Connection
 from worker.kafka.early_records import EarlyRecords
 from worker.kafka.group_client import open_group_client
 from worker.kafka.leaving import close_within
-from worker.kafka.ledger import Entry, PartitionLedger, Place, Reports, place_of
+from worker.kafka.ledger import Entry, PartitionLedger, Place, Reports, named, place_of, places_of
 from worker.kafka.offsets import Offsets
 from worker.sections import ClientValue, KafkaSettings
 
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
+Callback = Callable[[object, list[TopicPartition]], None]
 MANY_BYTES = 32 << 20  # of records that wait for the answer to a commit
 
 
@@ -40,10 +42,12 @@ class GroupConsumer:
         reports: where the ledgers' messages are reported.
         forced: keys of the delivery mode, over the user's.
         """
+        self._settings = settings
         self._connection = connection
-        self._client = open_group_client(settings, connection, {"on_commit": self._on_commit, **(forced or {})})
-        self._topics = list(settings.input_topics)
-        self._is_held = False
+        self._forced = forced or {}
+        self._number = 0  # of the present client
+        self._client = self._open()
+        self.is_held = False  # see hold()
         self._is_mixed = False  # held, and partitions came after that, which are not
         self._answered: list[bool] = []  # how the commits went since somebody waits for one
         self.in_flight = 0  # entries of all ledgers that are not settled
@@ -62,7 +66,18 @@ class GroupConsumer:
 
     def subscribe(self) -> None:
         """Join the group; partitions arrive through fetch()."""
-        self._client.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        topics = list(self._settings.input_topics)
+        on_assign, on_revoke, on_lost = map(self._ours, (self._assigned, self._revoked, self._lost))
+        self._client.subscribe(topics, on_assign=on_assign, on_revoke=on_revoke, on_lost=on_lost)
+
+    def rejoin(self) -> None:
+        """Join the group anew, with another client; what the old one had is lost. Not inside of fetch()."""
+        self._lost(None, [TopicPartition(*place) for place in self.ledgers])
+        self._number += 1
+        old, self._client = self._client, self._open()
+        self.offsets.adopt(self._client)
+        self.subscribe()
+        close_within(0, [old])
 
     def fetch(self, max_records: int, timeout_s: float) -> list[Message]:
         """Up to max_records new records, for admit(); waits up to timeout_s for the first one.
@@ -120,23 +135,14 @@ class GroupConsumer:
 
     def hold(self, is_held: bool) -> None:
         """Pause or resume every assigned partition. What the client had fetched ahead is fetched again on resume."""
-        if is_held == self._is_held and not (is_held and self._is_mixed):
+        if is_held == self.is_held and not (is_held and self._is_mixed):
             return
-        self._is_held, self._is_mixed = is_held, False
+        self.is_held, self._is_mixed = is_held, False
         partitions = self._client.assignment()
         if is_held:
             self._client.pause(partitions)
         else:
             self._client.resume(partitions)
-
-    @property
-    def is_held(self) -> bool:
-        return self._is_held
-
-    @property
-    def is_fetching(self) -> bool:
-        """Rebalance callbacks run inside fetch()."""
-        return self.offsets.is_reading
 
     def commit(self, *, wait: bool = False, places: frozenset[Place] | None = None) -> bool:
         """Commit what is due.
@@ -172,7 +178,7 @@ class GroupConsumer:
         if not self.commit():
             return False
         give_up_s = time.monotonic() + timeout_s
-        was_held, kept_bytes = self._is_held, 0
+        was_held, kept_bytes = self.is_held, 0
         while not self._answered and time.monotonic() < give_up_s:
             messages = self.fetch(1, 0.01)
             self.keep(messages)
@@ -221,27 +227,40 @@ class GroupConsumer:
         if not close_within(CLOSE_TIMEOUT_S, [self._client]):
             log.warning("the group does not let us go in %g s; it will miss us", CLOSE_TIMEOUT_S)
 
-    def _assigned(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
-        places = frozenset((partition.topic, partition.partition) for partition in partitions)
+    def _open(self) -> Consumer:
+        forced = {"on_commit": self._ours(self._on_commit), **self._forced}
+        return open_group_client(self._settings, self._connection, forced)
+
+    def _ours(self, call: Callable[[Any, list[TopicPartition]], object]) -> Callback:
+        """Heard only from the present client: one that was replaced calls from another thread."""
+        number = self._number
+
+        def hear(told: object, partitions: list[TopicPartition]) -> None:
+            if number == self._number:
+                call(told, partitions)
+
+        return hear
+
+    def _assigned(self, _client: object, partitions: list[TopicPartition]) -> None:
+        places = places_of(partitions)
         for place in places:
             self._renew(place)
-        self._is_mixed = self._is_held  # the pipeline holds all of them again if it still must
+        self._is_mixed = self.is_held  # the pipeline holds all of them again if it still must
         self.on_assign(places)
         self.on_rebalance("assign")
-        log.info("assigned %s", _named(partitions))
+        log.info("assigned %s", named(partitions))
 
-    def _revoked(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
-        places = frozenset((partition.topic, partition.partition) for partition in partitions)
-        self.on_revoke(places)
+    def _revoked(self, _client: object, partitions: list[TopicPartition]) -> None:
+        self.on_revoke(places := places_of(partitions))
         self._forget(places)
         self.on_rebalance("revoke")
-        log.info("revoked %s", _named(partitions))
+        log.info("revoked %s", named(partitions))
 
-    def _lost(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
-        """The group went on without us: whatever is in flight is somebody else's now."""
-        self._forget(frozenset((partition.topic, partition.partition) for partition in partitions))
+    def _lost(self, _client: object, partitions: list[TopicPartition]) -> None:
+        """The group goes on without us: whatever is in flight is somebody else's now."""
+        self._forget(places_of(partitions))
         self.on_rebalance("lost")
-        log.warning("lost %s; their records will be answered by another member", _named(partitions))
+        log.warning("lost %s; their records will be answered by another member", named(partitions))
 
     def _renew(self, place: Place) -> None:
         if (old := self.ledgers.get(place)) is not None:
@@ -250,7 +269,7 @@ class GroupConsumer:
         self.ledgers[place] = PartitionLedger(*place, self._reports)
 
     def _forget(self, places: frozenset[Place]) -> None:
-        if self._is_held:  # a pause outlives the assignment: a partition that came back would never be read
+        if self.is_held:  # a pause outlives the assignment: a partition that came back would never be read
             with contextlib.suppress(KafkaException):
                 self._client.resume([TopicPartition(*place) for place in places])
         self.offsets.forget(places)
@@ -266,19 +285,15 @@ class GroupConsumer:
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> bool:
         failed = [partition for partition in partitions if error is not None or partition.error is not None]
-        self.offsets.forget((each.topic, each.partition) for each in failed)  # due again at the next commit
+        self.offsets.forget(places_of(failed))  # due again at the next commit
         if failed:
             cause = error or failed[0].error
             if cause is not None:
                 self._connection.refuse(cause)  # a right that was taken away: the next fetch ends the process
             reason = error.str() if error is not None else str(failed[0].error)
-            log.warning("commit of %s failed, will be tried again: %s", _named(failed), reason)
+            log.warning("commit of %s failed, will be tried again: %s", named(failed), reason)
         is_ok = not failed and error is None
         self._answered = [is_ok]
-        self.on_committed((each.topic, each.partition) for each in partitions)
+        self.on_committed(places_of(partitions))
         self.on_commit("ok" if is_ok else "failed")
         return is_ok
-
-
-def _named(partitions: Sequence[TopicPartition]) -> str:
-    return ", ".join(f"{partition.topic}/{partition.partition}" for partition in partitions) or "nothing"

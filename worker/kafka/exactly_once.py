@@ -10,9 +10,10 @@ import logging
 from confluent_kafka import KafkaException, TopicPartition
 
 from worker.deadline import Deadline
+from worker.kafka.group_client import CONSUMER
 from worker.kafka.ledger import Place
 from worker.kafka.transaction_cycle import State, TransactionCycle
-from worker.kafka.transactions import CALL_TIMEOUT_S, judge
+from worker.kafka.transactions import CALL_TIMEOUT_S, Outcome, judge
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,13 @@ class ExactlyOnce(TransactionCycle):
         self._consumer.on_revoke = lambda _places: None
         self._transactions.close(is_open=self._is_in(State.OPEN, State.CLOSING))
         self._consumer.close()
+
+    def _replace_lost(self, lost: frozenset[str]) -> None:
+        is_replaced = self._transactions.is_busy or self._is_in(State.RECOVERING)  # by the thread, then or behind it
+        if self._producer.is_lost and not is_replaced:
+            self._rewind(Outcome.BROKEN)
+        if CONSUMER in lost:
+            self._consumer.rejoin()
 
     def _revoke(self, places: frozenset[Place]) -> None:
         """Bring the records of these partitions to an end, in a transaction that is over, before they are let go."""

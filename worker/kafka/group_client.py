@@ -10,6 +10,7 @@ from confluent_kafka import Consumer
 from worker.kafka.connection import Connection
 from worker.sections import KafkaSettings
 
+CONSUMER = "consumer"  # its name in the log and the metrics
 DEFAULTS = {
     "auto.offset.reset": "earliest",
     "partition.assignment.strategy": "cooperative-sticky",
@@ -41,4 +42,4 @@ def open_group_client(settings: KafkaSettings, connection: Connection, forced: M
     is_classic = own.get("group.protocol") != "consumer"
     defaults = {key: value for key, value in DEFAULTS.items() if is_classic or key not in CLASSIC_ONLY}
     always = {"group.id": settings.group_id, "enable.auto.commit": False, "enable.auto.offset.store": False, **forced}
-    return connection.open_client(Consumer, "consumer", defaults, {**settings.consumer, **always})
+    return connection.open_client(Consumer, CONSUMER, defaults, {**settings.consumer, **always})

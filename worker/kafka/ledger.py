@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from worker.records import Headers, Record, readable
 
@@ -19,6 +19,16 @@ Outgoing = tuple[str, bytes | None, bytes | None, Headers]  # (topic, value, key
 def place_of(message: Message) -> Place:
     """Where a record was read; by their types a message may know neither."""
     return message.topic() or "", message.partition() or 0
+
+
+def places_of(partitions: Iterable[TopicPartition]) -> frozenset[Place]:
+    """The same of what the client lists."""
+    return frozenset((each.topic, each.partition) for each in partitions)
+
+
+def named(partitions: Iterable[TopicPartition]) -> str:
+    """The same in words."""
+    return ", ".join(f"{each.topic}/{each.partition}" for each in partitions) or "nothing"
 
 
 class Failure(NamedTuple):

@@ -39,6 +39,10 @@ class Offsets:
         self.is_reading = False  # somebody holds records that are behind the position, and in no ledger
         self.metadata_of: Callable[[Place], str] = lambda _place: ""  # what a commit says besides the offset
 
+    def adopt(self, client: Consumer) -> None:
+        """Another client has taken the place of the consumer's."""
+        self._client = client
+
     def due(self, places: frozenset[Place] | None = None) -> list[TopicPartition]:
         """Offsets, with their metadata, that are settled and were not sent to be committed before."""
         found = []

@@ -14,6 +14,7 @@ from worker.sections import ClientValue, KafkaSettings
 
 log = logging.getLogger(__name__)
 
+PRODUCER = "producer"  # its name in the log and the metrics
 BATCH_BYTES = 1_000_000  # librdkafka's own default
 DEFAULTS = {
     "enable.idempotence": True,
@@ -56,6 +57,11 @@ class ResultProducer:
         self._adopt(self._open())
         if not is_stuck:
             _drop(old, 0)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the client will never reach the cluster again; known when poll() has brought what it reports."""
+        return PRODUCER in self._connection.lost
 
     def is_alone(self, size: int) -> bool:
         """Whether a message of so many bytes fills a batch, so that the broker means it and no other."""
@@ -102,7 +108,7 @@ class ResultProducer:
     def _open(self) -> Producer:
         is_replaceable = "transactional.id" in self._defaults
         own = {**self._settings.producer, **self._forced}
-        return self._connection.open_client(Producer, "producer", self._defaults, own, is_replaceable=is_replaceable)
+        return self._connection.open_client(Producer, PRODUCER, self._defaults, own, is_replaceable=is_replaceable)
 
 
 def _drop(client: Producer, timeout_s: float) -> None:

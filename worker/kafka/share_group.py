@@ -31,6 +31,7 @@ class ShareGroup(Acknowledged):
 
     def __init__(self, kafka: KafkaSettings, delivery: DeliverySettings, connection: Connection) -> None:
         super().__init__(kafka, delivery, ResultProducer(kafka, connection))
+        self._connection = connection
         self._intake = ShareIntake(kafka, connection, self._reports)
         self._suspects = Suspects()
         self._ready: list[Entry] = []  # answered, not yet published
@@ -47,6 +48,8 @@ class ShareGroup(Acknowledged):
         """Nothing is ever revoked: a record belongs to who holds its lock."""
 
     def take(self, max_records: int, timeout_s: float) -> list[Entry]:
+        if self._connection.lost:
+            self._replace_lost()
         if waiting := len(self._suspects):
             if self._intake.in_flight > waiting:
                 time.sleep(min(timeout_s, WAITING_S))
@@ -87,6 +90,15 @@ class ShareGroup(Acknowledged):
         super().settle(timeout_s)
         if late := self._intake.release_late():
             log.warning("%d records were not answered before their locks end, and are given back", late)
+
+    def _replace_lost(self) -> None:
+        """Have others in the place of lost clients; what was in hand is given out again."""
+        is_producer_lost = self._producer.is_lost
+        self._intake.rejoin()
+        self._suspects = Suspects()
+        if is_producer_lost:
+            self._producer.renew()
+            self._reports.failed.clear()  # what the old one was made to forget
 
     def _close_accounts(self, settled: list[Entry]) -> None:
         for entry in settled:

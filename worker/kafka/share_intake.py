@@ -174,6 +174,14 @@ class ShareIntake:
             self.release(entry)
         close_within(deadline.left_s, [seat.client for seat in holders])
 
+    def rejoin(self) -> None:
+        """Give back what is held, and join the group anew, with another client."""
+        self.close()
+        self._seats.clear()
+        for name in self._connection.lost:
+            self._connection.retire(name)
+        self._open_seat()
+
     def _admit(self, seat: Seat, message: Message) -> Entry:
         place = place_of(message)
         ledger = self.ledgers.get(place)

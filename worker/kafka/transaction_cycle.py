@@ -94,7 +94,7 @@ class TransactionCycle(Answers):
                 self._conclude()
             return
         if self._is_in(State.RECOVERING):
-            if not self._consumer.is_fetching:  # whose records are from before
+            if not self._consumer.offsets.is_reading:  # inside of a fetch, whose records are from before
                 self._resume()
             return
         if self._is_in(State.IDLE, State.OPEN) and not self._publish():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sys
@@ -221,9 +222,14 @@ class Transactions:
                 if reason.code() in FENCED or reason.fatal():
                     self._count_fence()
                     self.producer.renew()
-                elif not reason.retriable():
+                elif not reason.retriable() or self._is_lost():
                     self.producer.renew()
             time.sleep(RETRY_S)
+
+    def _is_lost(self) -> bool:
+        with contextlib.suppress(KafkaException):
+            self.producer.poll(0)  # brings what the client has reported of itself meanwhile
+        return self.producer.is_lost
 
     def _count_fence(self) -> None:
         now_s = time.monotonic()
