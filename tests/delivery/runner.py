@@ -5,7 +5,7 @@ What the JSON may ask for:
     abort_one_in     exactly_once: of so many transactions, one is aborted after its offsets were sent
     mutant           a worker that breaks the promise, for the tests of the tests:
                      exactly_once: no_rewind | early_commit; at_least_once: unacknowledged
-    lose             clients (consumer, producer, …) of which every third report says that they have lost the cluster
+    lose             clients (consumer, producer, …) that are found lost, each at its third report and at its sixth
     batches          a scripted backend in place of ONNX Runtime: {"raise" | "abort" | "hang": value of a row}
 """
 
@@ -71,13 +71,13 @@ def unacknowledged(self: Acknowledged, sent: Iterable[Entry]) -> None:
 
 
 def lose(names: Iterable[str]) -> None:
-    """Have these clients found lost, again and again."""
+    """Have these clients found lost, and those in their place once more."""
     note, reports = LostClients.note, Counter[str]()
 
     def note_or_lose(self: LostClients, client: str, report: Mapping[str, Any]) -> None:
         note(self, client, report)
         reports[client] += 1
-        if client in names and reports[client] % 3 == 0:
+        if client in names and reports[client] in (3, 6):
             for later_s in (0, LOST_AFTER_S):
                 note(self, client, {"ts": report["ts"] + later_s * 1e6})
 
