@@ -13,6 +13,7 @@ from worker.config import Settings
 from worker.kafka.connection import Connection
 from worker.kafka.lag import lags_of
 from worker.kafka.ledger import Entry, PartitionLedger
+from worker.kafka.producer import PRODUCER
 from worker.kafka.publishing import Publishing
 from worker.lane_states import LaneState
 from worker.metrics import Metrics, set_lag
@@ -169,7 +170,7 @@ class Observer:
             rtt = broker.get("rtt", {})
             if broker.get("nodeid", -1) >= 0 and rtt.get("cnt", 0):  # of the last interval, which may have had none
                 metrics.kafka_rtt_seconds.labels(name, str(broker["nodeid"])).set(rtt["avg"] / 1e6)
-        if name == "producer":
+        if name == PRODUCER:
             metrics.kafka_queue_messages.labels(name).set(report.get("msg_cnt", 0))
         else:
             metrics.kafka_queue_messages.labels(name).set(report.get("replyq", 0))

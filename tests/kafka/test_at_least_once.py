@@ -24,6 +24,8 @@ INTERVAL_MS = 10
 class Site:
     """The mode between a member and a producer."""
 
+    lost = frozenset[str]()
+
     def __init__(self, partitions: int = 1, interval_ms: int = INTERVAL_MS, *, output_partitions: int = 1) -> None:
         self.member: Member
         self.producer: Reporter
@@ -40,8 +42,6 @@ class Site:
         self.mode = AtLeastOnce(kafka, settings, cast("Connection", self))
         self.mode.start()
         self.mode.take(1, 0.01)  # has the partitions assigned
-
-    lost = frozenset[str]()
 
     def open_client(self, _kind: object, name: str, defaults: Any, own: Any, **_options: bool) -> Any:
         if name == "consumer":

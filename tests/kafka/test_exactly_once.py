@@ -96,6 +96,8 @@ class Group:
 class Site:
     """The mode between a group and a transactional producer."""
 
+    lost = frozenset[str]()
+
     def __init__(self, commit_interval_ms: int) -> None:
         self.group: Group
         self.producers: list[TransactionalClient] = []
@@ -109,8 +111,6 @@ class Site:
         settings = DeliverySettings(mode="exactly_once", commit_interval_ms=commit_interval_ms)
         self.mode = ExactlyOnce(kafka, settings, cast("Connection", self))
         self.mode.start()
-
-    lost = frozenset[str]()
 
     def open_client(self, _kind: object, name: str, defaults: Any, own: Any, **_options: bool) -> Any:
         if name == "consumer":

@@ -102,6 +102,8 @@ class Producer:
 class Site:
     """The mode between two members and a producer."""
 
+    lost = frozenset[str]()
+
     def __init__(self) -> None:
         self.members: list[Member] = []
         self.producer = Producer()
@@ -115,8 +117,6 @@ class Site:
         self.mode = ShareGroup(kafka, DeliverySettings(mode="queue"), cast("Connection", self))
         self.mode.explain = self._explain
         self.mode.start()
-
-    lost = frozenset[str]()
 
     def open_client(self, *_arguments: object, **_options: object) -> Producer:
         return self.producer

@@ -32,6 +32,8 @@ DENIED = KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "not you")
 class Site:
     """A transactional producer and all the clients that it opened."""
 
+    lost = frozenset[str]()
+
     def __init__(self) -> None:
         self.clients: list[TransactionalClient] = []
         self.on_open: Callable[[TransactionalClient], None] = lambda _client: None
@@ -39,8 +41,6 @@ class Site:
             bootstrap_servers="nowhere:1", group_id="group", input_topics=("requests",), output_topic="results"
         )
         self.transactions = Transactions(settings, cast("Connection", self), "group-0", 0.1)
-
-    lost = frozenset[str]()
 
     def open_client(self, _kind: object, _name: str, defaults: Any, own: Any, **_options: bool) -> TransactionalClient:
         self.clients.append(TransactionalClient({**defaults, **own}))

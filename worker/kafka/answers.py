@@ -71,7 +71,7 @@ class Answers(Publishing):
 
     def take(self, max_records: int, timeout_s: float) -> list[Entry]:
         if self._connection.lost:
-            self._replace_lost(self._connection.lost)
+            self._replace_lost()
         consumer, caution = self._consumer, self._caution
         if consumer.waiting and not consumer.is_held:
             if not consumer.in_flight:
@@ -123,8 +123,8 @@ class Answers(Publishing):
     def _revoke(self, places: frozenset[Place]) -> None:
         raise NotImplementedError
 
-    def _replace_lost(self, lost: frozenset[str]) -> None:
-        """Have others in the place of these clients, and go on where the group has committed."""
+    def _replace_lost(self) -> None:
+        """Have others in the place of lost clients, and go on where the group has committed."""
         raise NotImplementedError
 
     def _commit_marks(self) -> bool:

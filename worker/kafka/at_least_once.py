@@ -68,7 +68,7 @@ class AtLeastOnce(Answers, Acknowledged):
         self._consumer.close()
         self._producer.close()
 
-    def _replace_lost(self, lost: frozenset[str]) -> None:
+    def _replace_lost(self) -> None:
         self._consumer.rejoin()  # whichever it was: what is not acknowledged is read again
         if self._producer.is_lost:
             self._producer.renew()

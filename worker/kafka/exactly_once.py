@@ -39,11 +39,11 @@ class ExactlyOnce(TransactionCycle):
         self._transactions.close(is_open=self._is_in(State.OPEN, State.CLOSING))
         self._consumer.close()
 
-    def _replace_lost(self, lost: frozenset[str]) -> None:
+    def _replace_lost(self) -> None:
         is_replaced = self._transactions.is_busy or self._is_in(State.RECOVERING)  # by the thread, then or behind it
         if self._producer.is_lost and not is_replaced:
             self._rewind(Outcome.BROKEN)
-        if CONSUMER in lost:
+        if CONSUMER in self._connection.lost:
             self._consumer.rejoin()
 
     def _revoke(self, places: frozenset[Place]) -> None:

@@ -1,8 +1,8 @@
-"""Clients that have lost the cluster for good: it answers others, and no waiting brings them back.
+"""Clients that have lost the cluster for good: no waiting brings them back, though it may answer others.
 
-A cluster that comes back as a whole may name no broker in its first answers. librdkafka (2.13 to 2.16 at least, its
-issue 5301) takes that at its word, forgets every address that it had, those of bootstrap.servers among them, and never
-asks again. Only a new client helps.
+A cluster that goes down may name no broker in its last answer. librdkafka (2.13 to 2.16 at least, its issue 5301) takes
+that at its word, forgets every address that it had, those of bootstrap.servers among them, and never asks again. Only a
+new client helps.
 """
 
 from __future__ import annotations

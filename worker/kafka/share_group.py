@@ -93,10 +93,9 @@ class ShareGroup(Acknowledged):
 
     def _replace_lost(self) -> None:
         """Have others in the place of lost clients; what was in hand is given out again."""
-        is_producer_lost = self._producer.is_lost
         self._intake.rejoin()
         self._suspects = Suspects()
-        if is_producer_lost:
+        if self._producer.is_lost:
             self._producer.renew()
             self._reports.failed.clear()  # what the old one was made to forget
 

@@ -34,7 +34,8 @@ NOT_HERE = frozenset((KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FE
 class Seat:
     """One member, and the records that it holds."""
 
-    def __init__(self, client: ShareConsumer) -> None:
+    def __init__(self, name: str, client: ShareConsumer) -> None:
+        self.name = name  # the client's
         self.client = client
         self.held: set[Entry] = set()
         self.give_back_s = 0.0
@@ -84,14 +85,12 @@ class ShareIntake:
             self._open_seat()
 
     def _open_seat(self) -> None:
-        client = self._connection.open_share_consumer(
-            f"consumer-{len(self._seats)}",
-            DEFAULTS,
-            {**self._settings.consumer, "group.id": self._settings.group_id},
-        )
+        name = f"consumer-{len(self._seats)}"
+        own = {**self._settings.consumer, "group.id": self._settings.group_id}
+        client = self._connection.open_share_consumer(name, DEFAULTS, own)
         client.set_acknowledgement_commit_callback(self._acknowledged)
         client.subscribe(list(self._settings.input_topics))
-        self._seats.append(Seat(client))
+        self._seats.append(Seat(name, client))
 
     @property
     def in_flight(self) -> int:
@@ -177,9 +176,9 @@ class ShareIntake:
     def rejoin(self) -> None:
         """Give back what is held, and join the group anew, with another client."""
         self.close()
+        for seat in self._seats:
+            self._connection.retire(seat.name)
         self._seats.clear()
-        for name in self._connection.lost:
-            self._connection.retire(name)
         self._open_seat()
 
     def _admit(self, seat: Seat, message: Message) -> Entry:

@@ -23,7 +23,7 @@ from worker.errors import KafkaRefused
 from worker.kafka.answers import WAITING_S, Answers
 from worker.kafka.connection import Connection
 from worker.kafka.failures import judge_failures
-from worker.kafka.ledger import Entry
+from worker.kafka.ledger import Entry, places_of
 from worker.kafka.recovery import Recovery
 from worker.kafka.size_limits import SizeLimits
 from worker.kafka.transactions import RECOVERY_TIMEOUT_S, Outcome, Transactions, judge, transactional_id
@@ -254,7 +254,7 @@ class TransactionCycle(Answers):
         offsets, self._offsets = self._offsets, []
         ours = [each for each in offsets if (each.topic, each.partition) in self._consumer.ledgers]
         self._consumer.offsets.note(ours)
-        self._mark((each.topic, each.partition) for each in ours)
+        self._mark(places_of(ours))
 
     def _look_at_failures(self) -> None:
         failed, self._reports.failed = self._reports.failed, []
