@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.clock import Clock
 from tests.pipeline_rig import Rig
 from tests.scripted_backend import (
     Answer,
@@ -13,6 +14,13 @@ from tests.scripted_backend import (
     always,
 )
 from worker import pipeline as pipeline_module
+
+
+def stop_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes only where somebody sleeps: a machine that stands still would look like a pipeline that does."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    monkeypatch.setattr(time, "sleep", clock.sleep)
 
 
 def test_what_is_taken_in_stays_bounded_while_lanes_hang() -> None:
@@ -90,6 +98,7 @@ def test_partitions_are_held_after_a_while_and_polling_goes_on(monkeypatch: pyte
     """A member that does not poll is expelled; held, it polls and gets nothing."""
     monkeypatch.setattr(pipeline_module, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(pipeline_module, "HOLD_AFTER_S", 0.2)
+    stop_real_time(monkeypatch)
     rig = Rig(always(Hang()))
     for number in range(2000):
         rig.ask(number)
@@ -110,7 +119,9 @@ def test_partitions_are_held_after_a_while_and_polling_goes_on(monkeypatch: pyte
 def test_a_pipeline_that_is_always_full_and_moves_on_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pausing throws away what the client has fetched ahead: only where nothing was taken in for a while."""
     assert pipeline_module.HOLD_AFTER_S == 10.0
+    monkeypatch.setattr(pipeline_module, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(pipeline_module, "HOLD_AFTER_S", 1.0)
+    stop_real_time(monkeypatch)
     rig = Rig(always(Answer(0.02)), lanes=1)
     for number in range(600):
         rig.ask(number)
