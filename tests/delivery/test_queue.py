@@ -18,7 +18,7 @@ PER_SECOND = 600
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("count", [6_000, pytest.param(60_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [12_000, pytest.param(60_000, marks=pytest.mark.soak)])
 def test_six_workers_share_two_partitions_and_one_may_die(
     count: int, single: KafkaCluster, deliver: MakeDelivery
 ) -> None:
